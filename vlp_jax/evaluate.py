@@ -1,0 +1,134 @@
+"""The same evaluators with and without training, and where parameters come from."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from vlp_jax import checkpoint, resolve, sources
+from vlp_jax import settings as settings_lib
+from vlp_jax.errors import CheckpointError, UserError
+from vlp_jax.metrics import Result
+
+
+def build(
+  s: settings_lib.Settings,
+  apply: Callable,
+  mesh: jax.sharding.Mesh,
+  tokeniser: Any,
+  *,
+  given: Mapping[str, Callable] | None = None,
+) -> dict[str, Any]:
+  """Evaluators by name. `given` makes further ones from `apply`: {name: apply -> ev}.
+
+  Inputs are opened when an evaluator first runs, so a run starts without them.
+  """
+  out = {}
+  for name, entry in s.evals.items():
+    cls, inputs, others = settings_lib.evaluator(name, entry)
+    read = {
+      k: sources.evaluation(dict(s.input) | dict(v), tokeniser, mesh)
+      for k, v in inputs.items()
+    }
+    out[name] = resolve.bind(cls, others | read, skip=["apply"], what=f"evals.{name}")(
+      apply
+    )
+  for name, make in (given or {}).items():
+    out[name] = make(apply)
+  return out
+
+
+def run_all(
+  evaluators: Mapping[str, Any], variables: Mapping[str, Any], log: Any = None
+) -> dict[str, Result]:
+  """{"<evaluator>/<metric>": Result} of every evaluator."""
+  results = {}
+  for name, evaluator in evaluators.items():
+    if log is not None:
+      log.say(f"evaluating {name}")
+    for metric, result in evaluator.run(variables):
+      results[f"{name}/{metric}"] = result
+  return results
+
+
+def init_from(state, given: Mapping[str, Any], model, shardings):
+  """A fresh state with parameters of another run or of a published checkpoint.
+
+  Args:
+    given: path; importer (a file of `vlp_jax/importers`) for published weights;
+      `optional`, a regex of parameters that may keep their fresh values.
+  """
+  given = dict(given)
+  path, family = given.pop("path", None), given.pop("importer", None)
+  if not path:
+    raise UserError("init_from.path is missing.")
+  if family:
+    read = importlib.import_module("vlp_jax.importers.read").read
+    variables, report = resolve.module("vlp_jax.importers", family).convert(
+      read(path), model, **given
+    )
+    if report.missing:
+      variables = _overlay(state.variables, variables)
+  else:
+    variables = checkpoint.load_variables(path)
+  return place(state, variables, shardings)
+
+
+def _overlay(base, top):
+  if not isinstance(top, Mapping):
+    return top
+  return {k: _overlay(base[k], top[k]) if k in top else base[k] for k in base}
+
+
+def place(state, variables: Mapping[str, Any], shardings):
+  """The state with other parameters and mutable collections, checked and placed."""
+  want, got = _flat(state.variables), _flat(variables)
+  missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
+  odd = [
+    f"{k}: {got[k].shape} for {want[k].shape}"
+    for k in sorted(set(want) & set(got))
+    if got[k].shape != want[k].shape
+  ]
+  if missing or extra or odd:
+    raise CheckpointError(
+      f"weights of another architecture: {len(missing)} missing {missing[:20]}, "
+      f"{len(extra)} unexpected {extra[:20]}, {len(odd)} mismatched {odd[:20]}."
+    )
+  variables = dict(variables)
+  to = lambda x, old, at: jax.device_put(x.astype(old.dtype), at)
+  params = jax.tree.map(
+    to, dict(variables.pop("params")), dict(state.params), dict(shardings.params)
+  )
+  mutable = jax.tree.map(to, variables, dict(state.mutable), dict(shardings.mutable))
+  return state.replace(params=params, mutable=mutable)
+
+
+def _flat(tree):
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  return {name(p): x for p, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def run_round(run, name: str, given: Mapping[str, Any], state, key):
+  """One round: features of the round's input go through its function into the state.
+
+  `given`: every, fn ("file:function" of objectives), input (laid over the run's),
+  outputs (model outputs and batch keys to collect), method, and the function's own
+  keywords.
+  """
+  from vlp_jax.evaluators import collect
+
+  given = {k: v for k, v in given.items() if k != "every"}
+  fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
+  outputs, method = tuple(given.pop("outputs", ())), given.pop("method", None)
+  batches = given.pop("input", None)
+  if isinstance(batches, Mapping):
+    full = dict(run.settings.input) | dict(batches)
+    batches = sources.evaluation(full, run.tokeniser, run.mesh)
+  features = {}
+  if batches is not None:
+    features = collect.collect(
+      run.apply, run.variables(state), batches, outputs, method=method
+    )
+  bound = resolve.bind(fn, given, skip=3, what=f"rounds.{name}")
+  return bound(state, features, key)

@@ -1,0 +1,206 @@
+"""A run's config as arguments with defaults, checked whole before anything compiles.
+
+Every name and keyword is resolved here against the signatures that will receive it; no
+TensorFlow, no pipeline and no device computation is touched.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from vlp_jax import resolve
+from vlp_jax.errors import UserError
+from vlp_jax.vocab import Vocab
+
+TASK_KEYS = ("objective", "weight", "input")  # all other keys go to the objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+  """When to save, and what to keep; `best_metric` as `retrieval/t2v_recall@1`."""
+
+  every: int = 500
+  keep_last: int = 2
+  keep_best: int = 1
+  best_metric: str | None = None
+  best_mode: str = "max"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The keys of a config, as DESIGN's example shows them.
+
+  Attributes:
+    model: name, variant, and fields laid over the variant.
+    tasks: name -> objective, weight, input (laid over `input`), objective keywords.
+    optim: keywords of `optim.build`.
+    vocab: name and file for `data_pipelines.vocabularies`, or fields of `Vocab`.
+    input: keywords of `data_pipelines.batches.build`.
+    evals: name -> evaluator and its keywords; mappings are inputs, laid over `input`.
+    micro: microbatches of a step, exact. log_every, eval_every: in steps; 0 evaluates
+      at the end only.
+    after_update: fn "file:function" of objectives, and its keywords.
+    rounds: name -> every, fn, and keywords; at checkpoint boundaries.
+    resume: another run's workdir to go on from, whole. init_from: path (and importer)
+      of parameters to start from.
+  """
+
+  model: Mapping
+  tasks: Mapping
+  optim: Mapping
+  total_steps: int
+  vocab: Mapping = dataclasses.field(default_factory=dict)
+  input: Mapping = dataclasses.field(default_factory=dict)
+  evals: Mapping = dataclasses.field(default_factory=dict)
+  mesh: Mapping = dataclasses.field(default_factory=dict)
+  checkpoint: Mapping = dataclasses.field(default_factory=dict)
+  rounds: Mapping = dataclasses.field(default_factory=dict)
+  after_update: Mapping = dataclasses.field(default_factory=dict)
+  init_from: Mapping = dataclasses.field(default_factory=dict)
+  resume: str = ""
+  seed: int = 0
+  micro: int = 1
+  log_every: int = 50
+  eval_every: int = 0
+  tensorboard: bool = True
+
+  @property
+  def saving(self) -> Checkpointing:
+    return resolve.bind(Checkpointing, self.checkpoint, what="checkpoint")()
+
+  def task_input(self, task: str) -> dict[str, Any]:
+    return dict(self.input) | dict(self.tasks[task].get("input", {}))
+
+  def objective(self, task: str, inject: Mapping[str, Any]) -> Callable:
+    given = {k: v for k, v in self.tasks[task].items() if k not in TASK_KEYS}
+    fn = resolve.function("vlp_jax.objectives", self.tasks[task]["objective"])
+    return resolve.bind(fn, given, inject=inject, skip=4, what=f"tasks.{task}")
+
+
+def plain(config: Any) -> Any:
+  """A config as dicts, tuples and scalars, whatever mapping it came as."""
+  if hasattr(config, "to_dict"):
+    config = config.to_dict()
+  if isinstance(config, Mapping):
+    return {str(k): plain(v) for k, v in config.items()}
+  if isinstance(config, list | tuple):
+    return tuple(plain(v) for v in config)
+  return config
+
+
+def load(config: Mapping[str, Any]) -> Settings:
+  """Settings of a config. Raises UserError for an unknown or wrongly typed key."""
+  return resolve.bind(Settings, plain(config), what="config")()
+
+
+def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -> None:
+  """Raises UserError for the first mistake that needs no data and no compile to see.
+
+  Args:
+    vocab: of this run, or any other: only signatures are looked at.
+    data_given: batches come from the caller, so inputs are not looked for.
+  """
+  s, saving = settings, settings.saving
+  for name in ("total_steps", "log_every", "micro"):
+    if getattr(s, name) < 1:
+      raise UserError(f"{name} is {getattr(s, name)}; it must be at least 1.")
+  if saving.every % s.log_every:
+    near = [n * s.log_every for n in {saving.every // s.log_every or 1} | {1}]
+    raise UserError(
+      f"checkpoint.every={saving.every} must be a multiple of log_every={s.log_every}, "
+      f"so that a resumed log has no torn line; e.g. {max(near)}."
+    )
+  if s.eval_every and s.eval_every % s.log_every:
+    raise UserError(
+      f"eval_every={s.eval_every} must be a multiple of log_every={s.log_every}."
+    )
+  if not s.tasks:
+    raise UserError("tasks is empty: name at least one, with objective and weight.")
+  inject = {"vocab": vocab, "vocab_size": vocab.size}
+  resolve.model(s.model, inject=inject)
+  for name, task in s.tasks.items():
+    if not isinstance(task, Mapping) or "objective" not in task:
+      raise UserError(f"tasks.{name} has no objective, such as 'masked:mlm'.")
+    s.objective(name, inject)
+  for name, given in s.evals.items():
+    evaluator(name, given)
+  for name, given in s.rounds.items():
+    if given.get("every", 0) < 1 or given["every"] % saving.every:
+      raise UserError(f"rounds.{name}.every must be a multiple of checkpoint.every.")
+  from vlp_jax import optim
+
+  keys = {k: v for k, v in s.optim.items()}
+  fixed = {"total_steps": s.total_steps}
+  resolve.bind(optim.build, keys, inject=fixed, skip=1, what="optim")
+  if keys.get("warmup", 0) > s.total_steps:
+    raise UserError(
+      f"optim.warmup={keys['warmup']} exceeds total_steps={s.total_steps}."
+    )
+  if not data_given:
+    inputs = [(f"tasks.{t}.input", s.task_input(t)) for t in s.tasks]
+    inputs += [
+      (f"evals.{n}.{k}", dict(s.input) | v)
+      for n, given in s.evals.items()
+      for k, v in given.items()
+      if isinstance(v, Mapping)
+    ]
+    for what, given in inputs:
+      check_input(what, given)
+
+
+def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict]:
+  """(class, inputs, other keywords) of an entry of `evals`."""
+  given = dict(given)
+  file = given.pop("evaluator", None)
+  if not isinstance(file, str):
+    raise UserError(f"evals.{name} has no evaluator, such as 'retrieval'.")
+  file, _, kind = file.partition(":")
+  found = resolve.module("vlp_jax.evaluators", file)
+  cls = getattr(found, kind or "Evaluator", None)
+  if cls is None:
+    raise UserError(f"evals.{name}: {file} has no {kind or 'Evaluator'!r}.")
+  inputs = {k: v for k, v in given.items() if isinstance(v, Mapping)}
+  others = {k: v for k, v in given.items() if k not in inputs}
+  stand_in = dict.fromkeys(inputs)
+  resolve.bind(cls, others | stand_in, skip=["self", "apply"], what=f"evals.{name}")
+  return cls, inputs, others
+
+
+def check_input(what: str, given: Mapping[str, Any]) -> None:
+  """The prepared data exist. Reads one JSON, nothing else."""
+  if not given.get("dir"):
+    raise UserError(f"{what}.dir is missing: the folder that prepare wrote.")
+  info = epath.Path(given["dir"]) / "dataset_info.json"
+  if not info.exists():
+    raise UserError(
+      f"{what}.dir={given['dir']} holds no dataset_info.json. Make it with "
+      "`python -m data_pipelines.prepare DATASET --source PATH --out DIR`."
+    )
+  splits = json.loads(info.read_text()).get("splits", {})
+  if given.get("split") not in splits:
+    hint = resolve.nearest(given.get("split"), splits)
+    raise UserError(f"{what}.split {given.get('split')!r} is not in {info}.{hint}")
+
+
+@functools.cache
+def stand_in() -> Vocab:
+  return Vocab(size=8, pad_id=0, cls_id=1, sep_id=2, mask_id=3, valid_range=(4, 8))
+
+
+def vocabulary(settings: Settings) -> tuple[Vocab, Any]:
+  """(numbers, tokeniser or None) of the run's vocabulary.
+
+  A mapping with `name` is built by `data_pipelines.vocabularies`; one without holds the
+  fields of `Vocab` itself, for runs on batches in memory.
+  """
+  given = dict(settings.vocab)
+  if not given:
+    return stand_in(), None
+  if "name" not in given:
+    return resolve.bind(Vocab, given, what="vocab")(), None
+  tokeniser = resolve.module("data_pipelines", "vocabularies").build(given)
+  return tokeniser.spec, tokeniser

@@ -1,0 +1,173 @@
+"""Where arrays live: one named mesh, two tiers of rules, no system file in sight.
+
+Mesh axes are `dcn, data, fsdp, model`; batches are split over the first three. Shared
+layers name the axes of their parameters and RULES maps the names to mesh axes; every
+unnamed parameter above 4 MiB is split along its largest divisible axis over `fsdp`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vlp_jax import batch as batch_lib
+from vlp_jax.errors import UserError
+
+AXES = ("dcn", "data", "fsdp", "model")
+BATCH_AXES = AXES[:3]
+# Logical name -> mesh axis. A name that is not here is an error, not a silent replica.
+RULES = {
+  "embed": "fsdp",
+  "heads": "model",
+  "kv": None,
+  "mlp": "model",
+  "vocab": "model",
+  "layers": None,
+  "act_batch": BATCH_AXES,
+  "act_length": None,
+  "act_embed": None,
+  "act_heads": "model",
+  "act_mlp": "model",
+  "act_vocab": "model",
+}
+FSDP_BYTES = 4 * 2**20  # smaller parameters are cheaper to hold than to gather
+
+
+def mesh(
+  config: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """The mesh of `config = dict(dcn=1, data=-1, fsdp=1, model=1)`; one -1 fills up.
+
+  Raises: UserError for unknown axes and for a product unequal to the device count.
+  """
+  sizes = dict(dcn=1, data=-1, fsdp=1, model=1) | dict(config or {})
+  devices = list(jax.devices() if devices is None else devices)
+  count = len(devices)
+  unknown = set(sizes) - set(AXES)
+  if unknown:
+    raise UserError(f"mesh: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}.")
+  if any(not isinstance(n, int) or (n < 1 and n != -1) for n in sizes.values()):
+    raise UserError(f"mesh {sizes}: sizes are positive integers, or one -1 to fill up.")
+  known = math.prod(n for n in sizes.values() if n > 0)
+  free = [a for a in AXES if sizes[a] == -1]
+  if len(free) > 1 or count % known or (not free and known != count):
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    raise UserError(
+      f"mesh {sizes} does not fit {count} devices: the product must be {count}, with "
+      f"at most one -1. Sizes that divide it: {divisors}."
+    )
+  for axis in free:
+    sizes[axis] = count // known
+  shape = tuple(sizes[a] for a in AXES)
+  kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+
+
+def rules(*, inside_shards: bool = False) -> list[tuple[str, Any]]:
+  """RULES in flax's form. Inside a map over batch shards rows have no axis left."""
+  out = RULES | ({"act_batch": None} if inside_shards else {})
+  return list(out.items())
+
+
+def batch_shards(mesh: jax.sharding.Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put(
+  batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh
+) -> dict[str, jax.Array]:
+  """This process's rows of a batch as global arrays.
+
+  Raises: UserError when the global rows do not divide by the batch shards.
+  """
+  batch_lib.check(batch)
+  rows, shards = batch_lib.rows(batch) * jax.process_count(), batch_shards(mesh)
+  if rows % shards:
+    low = rows // shards * shards
+    valid = [n for n in (low, low + shards) if n]
+    raise UserError(
+      f"a batch of {rows} rows does not divide by {shards} data shards "
+      f"(mesh {dict(mesh.shape)}); nearest valid sizes: {valid}."
+    )
+  sharding = batch_sharding(mesh)
+  at = lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x))
+  return {k: at(x) for k, x in batch.items()}
+
+
+def _named(names, shape, sizes, path) -> PartitionSpec:
+  """Mesh axes of a parameter with named axes; each mesh axis is used once."""
+  spec, used = [], set()
+  for name, size in zip(names, shape, strict=True):
+    if name is not None and name not in RULES:
+      known = ", ".join(k for k in RULES if not k.startswith("act_"))
+      raise UserError(f"{path}: unknown logical axis {name!r}. Known: {known}.")
+    axis = RULES.get(name)
+    fits = axis is not None and axis not in used and size % sizes[axis] == 0
+    spec.append(axis if fits and sizes[axis] > 1 else None)
+    used.add(spec[-1])
+  return PartitionSpec(*spec)
+
+
+def _unnamed(shape, dtype, sizes) -> PartitionSpec:
+  """The automatic rule: above 4 MiB the largest divisible axis goes over fsdp."""
+  parts = sizes["fsdp"]
+  big = math.prod(shape) * jnp.dtype(dtype).itemsize > FSDP_BYTES
+  axes = [i for i, n in enumerate(shape) if n % parts == 0]
+  if parts == 1 or not big or not axes:
+    return PartitionSpec()
+  best = max(axes, key=lambda i: shape[i])
+  return PartitionSpec(*[("fsdp" if i == best else None) for i in range(best + 1)])
+
+
+def state_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Shardings of a tree of abstract arrays, some boxed with logical axis names.
+
+  Args:
+    boxed: as from `jax.eval_shape` of an initialiser that keeps flax's boxes, so that
+      optimizer slots made from boxed parameters carry the names as well.
+  Returns: the unboxed tree of NamedSharding.
+  Raises: UserError for an unknown axis name, and for a mesh axis above 1 that splits
+    no parameter at all.
+  """
+  used = set()
+
+  def one(path, leaf):
+    is_box = isinstance(leaf, nn.Partitioned)
+    value = leaf.value if is_box else leaf
+    # Factored optimizer slots inherit names of another rank: those are not theirs.
+    if is_box and len(leaf.names) == len(value.shape):
+      at = jax.tree_util.keystr(path, simple=True, separator="/")
+      spec = _named(leaf.names, value.shape, mesh.shape, at)
+    else:
+      spec = _unnamed(value.shape, value.dtype, mesh.shape)
+    used.update(a for a in spec if a is not None)
+    return NamedSharding(mesh, spec)
+
+  is_box = lambda x: isinstance(x, nn.Partitioned)
+  out = jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
+  for axis in ("fsdp", "model"):
+    if mesh.shape[axis] > 1 and axis not in used:
+      raise UserError(
+        f"mesh axis {axis!r} of size {mesh.shape[axis]} divides no parameter of this "
+        "model; set it to 1 or to a divisor of the width, heads or MLP."
+      )
+  return out
+
+
+def context(mesh: jax.sharding.Mesh):
+  """The context in which steps are traced: `with sharding.context(mesh): ...`."""
+  return jax.set_mesh(mesh)

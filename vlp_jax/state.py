@@ -1,0 +1,101 @@
+"""What a step carries on, and how a linen module is applied."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from vlp_jax import batch as batch_lib
+from vlp_jax import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes.
+
+  Attributes:
+    step: int32, steps taken, skipped ones included.
+    params: float32 parameters.
+    mutable: other collections: batch statistics, teachers, queues.
+    opt_state: of the optax transformation.
+    skipped, bad_in_row: int32, non-finite steps in all and without a break.
+  """
+
+  step: jax.Array
+  params: Any
+  mutable: Any
+  opt_state: Any
+  skipped: jax.Array
+  bad_in_row: jax.Array
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    return {"params": self.params} | self.mutable
+
+
+def make_apply(model: nn.Module) -> Callable:
+  """`apply(variables, batch, *, rng, train, method) -> (out, mutable)` of a model.
+
+  `rng` feeds dropout; `mutable` holds the collections that the call changed, {} unless
+  `train`.
+  """
+
+  def apply(variables, batch, *, rng=None, train=False, method=None):
+    rngs = {} if rng is None else {"dropout": rng}
+    others = [k for k in variables if k != "params"]
+    if train and others:
+      return model.apply(
+        variables, batch, train=True, rngs=rngs, method=method, mutable=others
+      )
+    return model.apply(variables, batch, train=train, rngs=rngs, method=method), {}
+
+  return apply
+
+
+def init(
+  model: nn.Module,
+  tx_of: Callable[[Any], optax.GradientTransformation],
+  mesh: jax.sharding.Mesh,
+  *,
+  seed: int = 0,
+  extra: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> tuple[Callable[[], TrainState], TrainState, Any, optax.GradientTransformation]:
+  """Prepares a state without making it, so that a restore need not make one first.
+
+  Args:
+    model: with `spec()`, every batch key it reads: no parameter depends on which
+      modalities a first batch happens to have.
+    tx_of: params (abstract, unboxed) -> optimizer.
+    extra: variables -> further collections for `mutable` (teachers, queues).
+  Returns: (make() -> state on the mesh, abstract state, shardings, optimizer).
+  """
+  example = batch_lib.zeros(model.spec())
+
+  def variables_of(key):
+    out = dict(model.init({"params": key, "dropout": key}, example))
+    return out | dict(extra(out) if extra else {})
+
+  abstract = nn.unbox(jax.eval_shape(variables_of, jax.random.key(seed)))
+  tx = tx_of(abstract["params"])
+
+  def boxed():
+    variables = variables_of(jax.random.key(seed))
+    params = variables.pop("params")
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, variables, tx.init(params), zero, zero)
+
+  with sharding.context(mesh):
+    shapes = jax.eval_shape(boxed)
+  shardings = sharding.state_shardings(shapes, mesh)
+  plain = lambda: nn.unbox(boxed())
+
+  def make():
+    with sharding.context(mesh):
+      return jax.jit(plain, out_shardings=shardings)()
+
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  return make, jax.tree.map(place, nn.unbox(shapes), shardings), shardings, tx

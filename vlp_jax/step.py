@@ -1,0 +1,218 @@
+"""One training step: exact accumulation, non-finite policy, after_update.
+
+loss = sum over terms of coef * total / weight, with the weights summed over the whole
+effective batch first: N microbatches give what one batch gives. Statistics of BatchNorm
+are per microbatch. Each data shard keeps its own sum of gradients to the end, so a step
+has one gradient all-reduce however many microbatches it has.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jax.sharding import PartitionSpec
+
+from vlp_jax import sharding
+from vlp_jax.errors import UserError
+from vlp_jax.metrics import Mean
+from vlp_jax.state import TrainState
+
+BAD_IN_ROW = 10  # non-finite steps without a break that end a run
+
+
+def _only_means(aux):
+  return {k: m for k, m in aux.items() if isinstance(m, Mean)}
+
+
+def _loss_fn(params, rest, batch, key, weight, *, apply, objective):
+  """Loss of some rows given the weights of all; (loss, (means, new rest))."""
+  terms, aux, new = objective(apply, rest | {"params": params}, batch, key)
+  loss = jnp.zeros(())
+  for k, t in terms.items():
+    whole = t.weight if weight is None else weight[k]
+    loss = loss + t.coef * Mean(t.total, whole).value
+  means = {k: Mean(t.total, t.weight) for k, t in terms.items()}
+  return loss, (_only_means(aux) | means, rest | new)
+
+
+def value_and_grad(
+  apply, params, rest, batch, key, *, objective, micro=1, shards=1
+) -> tuple[Any, Any, jax.Array, dict[str, Mean]]:
+  """Gradients, new mutable, loss and means of a global batch.
+
+  Args:
+    rest: mutable collections.
+    micro: microbatches; rows must divide by micro * shards.
+    shards: parts of the batch over the mesh; each sums its own gradients.
+  """
+  prepare = getattr(objective, "prepare", None)
+  if prepare is not None:  # pairing inside the whole batch: negatives of ITM
+    batch = prepare(batch, key)
+  loss_fn = functools.partial(_loss_fn, apply=apply, objective=objective)
+  if micro == 1:
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (means, rest)), grads = grad_fn(params, rest, batch, key, None)
+    return grads, rest, loss, means
+  if rest:  # batch statistics run from one microbatch to the next, over all shards
+    shards = 1
+  rows = {
+    k: rearrange(x, "(s n b) ... -> n s b ...", n=micro, s=shards)
+    for k, x in batch.items()
+  }
+
+  def weigh(one):  # the forward pass is dead code here: the compiler drops it
+    terms = objective(apply, rest | {"params": params}, one, key)[0]
+    return {k: t.weight for k, t in terms.items()}
+
+  def grads_of(rest, weight, one):
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (means, rest)), grads = grad_fn(params, rest, one, key, weight)
+    return loss, means, rest, grads
+
+  if shards > 1:
+    over = functools.partial(jax.vmap, spmd_axis_name=sharding.BATCH_AXES)
+    weigh = over(weigh)
+    grads_of = over(grads_of, in_axes=(None, None, 0), out_axes=(0, 0, None, 0))
+    free = PartitionSpec.UNCONSTRAINED
+    split = lambda x: jax.lax.with_sharding_constraint(
+      x, PartitionSpec(sharding.BATCH_AXES, *[free] * (x.ndim - 1))
+    )
+    start = lambda p: split(jnp.zeros((shards, *p.shape), p.dtype))
+  else:
+    rows = {k: x[:, 0] for k, x in rows.items()}
+    split, start = lambda x: x, jnp.zeros_like
+
+  def body(carry, one):
+    grads, rest = carry
+    loss, means, rest, more = grads_of(rest, weight, one)
+    grads = jax.tree.map(lambda a, b: split(a + b), grads, more)
+    return (grads, rest), (loss, means)
+
+  with nn.logical_axis_rules(sharding.rules(inside_shards=shards > 1)):
+    weight = jax.tree.map(jnp.sum, jax.lax.map(weigh, rows))
+    carry = jax.tree.map(start, params), rest
+    (grads, rest), out = jax.lax.scan(body, carry, rows)
+  if shards > 1:
+    grads = jax.tree.map(lambda g: g.sum(0), grads)
+  return grads, rest, *jax.tree.map(jnp.sum, out)
+
+
+def train_step(
+  state: TrainState, batch, key, *, grad_fn, apply, tx, after_update=None
+) -> tuple[TrainState, dict[str, Mean]]:
+  """The next state, and sums for the log.
+
+  A step whose loss or gradient is not finite changes neither parameters nor optimizer
+  nor mutable state; it is counted. After BAD_IN_ROW of them nothing changes any more,
+  so that the loop, which looks a little later, finds the state as it was.
+  """
+  key = jax.random.fold_in(key, state.step)
+  grads, rest, loss, means = grad_fn(apply, state.params, state.mutable, batch, key)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  new = state.replace(params=params, opt_state=opt_state, mutable=rest)
+  if after_update is not None:
+    new = new.replace(mutable=after_update(new))
+  norm = optax.tree.norm(grads)
+  ok = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_in_row < BAD_IN_ROW)
+  new = jax.tree.map(functools.partial(jnp.where, ok), new, state)
+  one = jnp.ones(())
+  means = means | {"loss": Mean(loss, one), "grad_norm": Mean(norm, one)}
+  means = jax.tree.map(lambda x: jnp.where(ok, x, 0.0), means)
+  count = (~ok).astype(jnp.int32)
+  new = new.replace(
+    step=state.step + 1,
+    skipped=state.skipped + count,
+    bad_in_row=jnp.where(ok, 0, state.bad_in_row + 1),
+  )
+  return new, means
+
+
+def build(
+  objective: Callable,
+  *,
+  apply: Callable,
+  tx: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  shardings: TrainState,
+  micro: int = 1,
+  after_update: Callable | None = None,
+  name: str = "task",
+) -> Callable:
+  """A compiled step `(state, batch, key) -> (state, means)` for one task.
+
+  An objective may bring its own `value_and_grad(apply, params, rest, batch, key)`.
+  Raises: UserError where rows interact (`global_batch`) and micro > 1.
+  """
+  inner = getattr(objective, "func", objective)  # below functools.partial
+  own = getattr(inner, "value_and_grad", None)
+  if own is not None:
+    grad_fn = functools.partial(own, micro=micro, **getattr(objective, "keywords", {}))
+  elif micro > 1 and getattr(inner, "global_batch", False):
+    raise UserError(
+      f"tasks.{name}: {inner.__name__} compares the rows of a batch with each other: "
+      f"micro={micro} would change the loss. Set micro=1, or use cached_contrastive."
+    )
+  else:
+    grad_fn = functools.partial(
+      value_and_grad,
+      objective=_with_prepare(objective, inner),
+      micro=micro,
+      shards=sharding.batch_shards(mesh),
+    )
+  fn = functools.partial(
+    train_step, grad_fn=grad_fn, apply=apply, tx=tx, after_update=after_update
+  )
+
+  def traced(state, batch, key):
+    with nn.logical_axis_rules(sharding.rules()):
+      return fn(state, batch, key)
+
+  jitted = jax.jit(
+    traced,
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
+
+  def step(state, batch, key):
+    with sharding.context(mesh):
+      return jitted(state, batch, key)
+
+  def lower(*args):
+    with sharding.context(mesh):
+      return jitted.lower(*args)
+
+  def diagnose(state, batch, key):
+    """Names of the terms and of the parameters whose gradient is not finite."""
+    with sharding.context(mesh):
+      at = jax.random.fold_in(key, state.step)
+      rest = state.mutable
+      grads, _, _, means = jax.jit(functools.partial(grad_fn, apply))(
+        state.params, rest, batch, at
+      )
+    terms = [k for k, m in means.items() if not jnp.isfinite(m.total)]
+    flat = jax.tree_util.tree_flatten_with_path(grads)[0]
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return terms, [name(p) for p, g in flat if not jnp.isfinite(g).all()]
+
+  step.lower, step.diagnose = lower, diagnose
+  return step
+
+
+def _with_prepare(objective, inner):
+  """The objective with its `prepare` bound to the keywords that it accepts."""
+  prepare = getattr(inner, "prepare", None)
+  if prepare is None:
+    return objective
+  accepts = inspect.signature(prepare).parameters
+  given = getattr(objective, "keywords", {})
+  bound = functools.partial(prepare, **{k: v for k, v in given.items() if k in accepts})
+  wrapped = functools.partial(objective)
+  wrapped.prepare = bound
+  return wrapped

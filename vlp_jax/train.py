@@ -1,0 +1,291 @@
+"""The one train loop: tasks, step, rounds, log, evaluation, checkpoint, preemption.
+
+`run(config)` trains any system of this project, on any mesh. State is restored from the
+run's own workdir, else `resume`, else parameters from `init_from`, else made from
+scratch. All that a restart needs travels in the checkpoint: state, data position, the
+open line of the log and the task schedule.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlp_jax import (
+  checkpoint,
+  evaluate,
+  monitor,
+  optim,
+  resolve,
+  sharding,
+  sources,
+)
+from vlp_jax import (
+  settings as settings_lib,
+)
+from vlp_jax import (
+  state as state_lib,
+)
+from vlp_jax import (
+  step as step_lib,
+)
+from vlp_jax import (
+  workdir as workdir_lib,
+)
+from vlp_jax.errors import NumericError, Preempted
+from vlp_jax.tasks import schedule as schedule_lib
+
+IN_FLIGHT = 2  # steps dispatched before the loop looks at a result
+
+
+@dataclasses.dataclass
+class Outcome:
+  """What a run leaves: the state, `{metric: Result}`, and the log's last lines."""
+
+  state: state_lib.TrainState
+  results: dict[str, Any]
+  metrics: list[dict[str, Any]]
+
+
+class _Interrupt:
+  """Whether SIGTERM asked us to stop; in multi-process runs all stop at one step."""
+
+  def __enter__(self):
+    self.asked = threading.Event()
+    self.main = threading.current_thread() is threading.main_thread()
+    if self.main and jax.process_count() == 1:
+      self.before = signal.signal(signal.SIGTERM, lambda *_: self.asked.set())
+    return self
+
+  def __exit__(self, *_):
+    if self.main and jax.process_count() == 1:
+      signal.signal(signal.SIGTERM, self.before)
+
+  def __call__(self, step: int) -> bool:
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.asked.is_set()
+
+
+class Run:
+  """A config made concrete: model, steps, sources. `train` is the loop."""
+
+  def __init__(
+    self,
+    config: Mapping[str, Any],
+    workdir: str | None = None,
+    *,
+    data: Any = None,
+    evals: Mapping[str, Any] | None = None,
+    devices: Sequence[Any] | None = None,
+  ):
+    self.config = settings_lib.plain(config)
+    self.settings = s = settings_lib.load(self.config)
+    settings_lib.check(s, vocab=settings_lib.stand_in(), data_given=data is not None)
+    self.mesh = sharding.mesh(s.mesh, devices)
+    self.workdir = workdir
+    self.vocab, self.tokeniser = settings_lib.vocabulary(s)
+    inject = {"vocab": self.vocab, "vocab_size": self.vocab.size}
+    self.model = resolve.model(s.model, inject=inject)
+    self.apply = state_lib.make_apply(self.model)
+    objectives = {t: s.objective(t, inject) for t in s.tasks}
+    after = _after_update(s)
+    tx_of = functools.partial(_optimizer, s)
+    self.make, self.abstract, self.shardings, self.tx = state_lib.init(
+      self.model, tx_of, self.mesh, seed=s.seed, extra=getattr(after, "init", None)
+    )
+    self.steps = {
+      t: step_lib.build(
+        objective,
+        apply=self.apply,
+        tx=self.tx,
+        mesh=self.mesh,
+        shardings=self.shardings,
+        micro=s.micro,
+        after_update=after,
+        name=t,
+      )
+      for t, objective in objectives.items()
+    }
+    self.weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
+    self.sources = sources.Sources(s, self.tokeniser, self.mesh, data=data)
+    self.evaluators = evaluate.build(
+      s, self.apply, self.mesh, self.tokeniser, given=evals
+    )
+    self.key = jax.random.key(s.seed)
+    self.flight = collections.deque()
+    self.results = {}
+
+  def restore(self, saved: checkpoint.Checkpoints | None):
+    """(state, extra) by the restore order; `extra` is {} for a fresh start."""
+    s = self.settings
+    got = saved and saved.restore(self.abstract)
+    if not got and s.resume:
+      other = checkpoint.Checkpoints(s.resume, read_only=True)
+      got = other.restore(self.abstract)
+    if got:
+      return got.state, got.data
+    state = self.make()
+    if s.init_from:
+      state = evaluate.init_from(state, s.init_from, self.model, self.shardings)
+    return state, {}
+
+  def train(self) -> Outcome:
+    """Runs to `total_steps` from wherever the workdir stands."""
+    s, saving = self.settings, self.settings.saving
+    with contextlib.ExitStack() as stack:
+      saved = None
+      if self.workdir is not None:
+        stack.enter_context(workdir_lib.lock(self.workdir))
+        workdir_lib.write_start(self.workdir, self.config)
+        saved = stack.enter_context(
+          checkpoint.Checkpoints(
+            self.workdir, **dataclasses.asdict(saving), digest=self.vocab.digest
+          )
+        )
+      state, extra = self.restore(saved)
+      start = int(state.step)
+      log = monitor.Monitor(
+        self.workdir, s.total_steps, start=start, tensorboard=s.tensorboard
+      )
+      stack.callback(log.close)
+      self.log, self.window = log, extra.get("window", {})
+      self.weights = extra.get("schedule", self.weights)
+      self.sources.start(extra.get("sources"))
+      stack.callback(self.sources.close)
+      stop = stack.enter_context(_Interrupt())
+
+      def save(state, n, wait=False):
+        extra = dict(
+          sources=self.sources.position, window=self.window, schedule=self.weights
+        )
+        log.flush()
+        metrics = {k: r.value for k, r in self.results.items()}
+        saved.save(n, state, data=extra, config=self.config, metrics=metrics)
+        if wait:
+          saved.wait()
+
+      for n in range(start + 1, s.total_steps + 1):
+        state = self._advance(state, n)
+        due = s.eval_every and n % s.eval_every == 0
+        boundary = saved is not None and n % saving.every == 0
+        last = n == s.total_steps
+        stopped = not last and stop(n)
+        if due or boundary or last or stopped:
+          self._settle(state, keep=0)
+        if due or last:
+          self._evaluate(state, n)
+        if boundary or last:
+          state = self._rounds(state, n)
+        if saved is not None and (boundary or last or stopped):
+          save(state, n, wait=stopped)
+        if stopped:
+          raise Preempted(f"stopped at step {n}; start the same command to go on.")
+      if start >= s.total_steps:  # a finished run, started again
+        self.results = saved and workdir_lib.read_results(self.workdir)
+        if not self.results:
+          self._evaluate(state, s.total_steps)
+      if self.workdir is not None:
+        workdir_lib.write_results(self.workdir, self.results)
+      return Outcome(state, self.results, log.lines)
+
+  def _advance(self, state, n):
+    task = schedule_lib.pick(self.settings.seed, n - 1, self.weights)
+    with self.log.waiting():
+      batch = self.sources.take(task)
+    state, means = self.steps[task](state, batch, self.key)
+    # Copies: the counters of the state itself are donated to the next step.
+    counts = jnp.stack([state.skipped, state.bad_in_row])
+    self.flight.append((n, task, batch, means, counts))
+    self._settle(state, keep=IN_FLIGHT)
+    return state
+
+  def _settle(self, state, *, keep):
+    """Books the steps that are done, until at most `keep` are in flight."""
+    while len(self.flight) > keep:
+      n, task, batch, means, counts = self.flight.popleft()
+      means, (skipped, bad) = jax.device_get((means, counts))
+      if bad >= step_lib.BAD_IN_ROW:
+        raise self._failure(state, n, task, batch)
+      for name, mean in means.items():
+        for key in _keys(task, name):
+          total, weight = self.window.get(key, (0.0, 0.0))
+          entry = (total + float(mean.total), weight + float(mean.weight))
+          self.window[key] = entry
+      self.log.count(batch)
+      if n % self.settings.log_every == 0 or n == self.settings.total_steps:
+        line = {k: t / w if w else 0.0 for k, (t, w) in self.window.items()}
+        rate = float(self.rate(n - 1))
+        self.log.write(n, line | {"skipped": int(skipped), "learning_rate": rate})
+        self.log.bad_records(self.sources.bad_records())
+        self.window = {}
+
+  @functools.cached_property
+  def rate(self):
+    s = self.settings
+    return optim.learning_rate(s.optim | {"total_steps": s.total_steps})
+
+  def _failure(self, state, n, task, batch):
+    terms, modules = self.steps[task].diagnose(state, batch, self.key)
+    ids = np.asarray(batch["example_id"])[:16].tolist() if "example_id" in batch else []
+    return NumericError(
+      f"step {n}: loss or gradient not finite {step_lib.BAD_IN_ROW} times in a row; "
+      f"task {task}, terms {terms or 'finite'}, gradients {modules[:8]}, batch ids "
+      f"{ids}. Parameters are as before the first; lower optim.lr or look at the data."
+    )
+
+  def variables(self, state) -> dict[str, Any]:
+    """What is evaluated: averaged parameters where the optimizer keeps them."""
+    average = optim.ema_params(state.opt_state)
+    return state.variables | ({} if average is None else {"params": average})
+
+  def _evaluate(self, state, n):
+    results = evaluate.run_all(self.evaluators, self.variables(state), self.log)
+    self.results = results
+    if results:
+      self.log.write_results(n, results)
+
+  def _rounds(self, state, n):
+    """Rounds of clustering and the like: (state, features, key) -> state."""
+    for name, given in self.settings.rounds.items():
+      if n % given["every"] == 0:
+        key = jax.random.fold_in(jax.random.fold_in(self.key, n), 1)
+        state = evaluate.run_round(self, name, given, state, key)
+    return state
+
+
+def _optimizer(s, params):
+  given = {"total_steps": s.total_steps} | dict(s.optim)
+  return optim.build(params, **given)
+
+
+def _after_update(s):
+  if not s.after_update:
+    return None
+  given = dict(s.after_update)
+  fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
+  bound = resolve.bind(fn, given, skip=1, what="after_update")
+  if hasattr(fn, "init"):
+    bound.init = functools.partial(fn.init, **given)
+  return bound
+
+
+def _keys(task, name):
+  """Names in the log: the task's own, and the loss over all tasks."""
+  own = name if name.split("/")[0] == task else f"{task}/{name}"
+  return (own, name) if name == "loss" else (own,)
+
+
+def run(config: Mapping[str, Any], workdir: str | None = None, **given) -> Outcome:
+  """Trains as `config` says; see `Run` for batches in memory and devices."""
+  return Run(config, workdir, **given).train()
