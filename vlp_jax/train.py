@@ -88,12 +88,13 @@ class Run:
     data: Any = None,
     evals: Mapping[str, Any] | None = None,
     devices: Sequence[Any] | None = None,
+    profile: bool = False,
   ):
     self.config = settings_lib.plain(config)
     self.settings = s = settings_lib.load(self.config)
     settings_lib.check(s, vocab=settings_lib.stand_in(), data_given=data is not None)
     self.mesh = sharding.mesh(s.mesh, devices)
-    self.workdir = workdir
+    self.workdir, self.profile = workdir, profile
     self.vocab, self.tokeniser = settings_lib.vocabulary(s)
     inject = {"vocab": self.vocab, "vocab_size": self.vocab.size}
     self.model = resolve.model(s.model, inject=inject)
@@ -176,6 +177,7 @@ class Run:
           saved.wait()
 
       for n in range(start + 1, s.total_steps + 1):
+        self._trace(n, start)
         state = self._advance(state, n)
         due = s.eval_every and n % s.eval_every == 0
         boundary = saved is not None and n % saving.every == 0
@@ -198,6 +200,14 @@ class Run:
       if self.workdir is not None:
         workdir_lib.write_results(self.workdir, self.results)
       return Outcome(state, self.results, log.lines)
+
+  def _trace(self, n, first):
+    """A profiler trace of five steps after the compiles, under workdir/profile."""
+    if self.profile and self.workdir is not None:
+      if n == first + 10:
+        jax.profiler.start_trace(str(self.workdir) + "/profile")
+      if n == first + 15:
+        jax.profiler.stop_trace()
 
   def _advance(self, state, n):
     task = schedule_lib.pick(self.settings.seed, n - 1, self.weights)

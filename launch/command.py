@@ -1,0 +1,93 @@
+"""What the commands share: flags, one-line errors with exit codes, --debug."""
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from vlp_jax import resolve
+from vlp_jax.errors import UserError, VlpError
+
+flags.DEFINE_bool("debug", False, "Show tracebacks of user errors.")
+
+
+def config_of(path: str) -> Any:
+  """The config of `path[:arg]`, a Python file with `get_config(arg)`.
+
+  Config files are Python and run with full rights: never load one from elsewhere.
+  """
+  file, _, arg = path.partition(":")
+  if "://" in path:
+    raise UserError(f"--config {path}: config files are code and are not fetched.")
+  if not os.path.exists(file):
+    raise UserError(f"--config {file}: no such file. Configs lie under configs/.")
+  spec = importlib.util.spec_from_file_location("config", file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"--config {file} has no get_config(arg).")
+  return module.get_config(arg or None)
+
+
+def override(config: Any, changes: list[str]) -> None:
+  """Applies `--config.x.y=v` arguments in place; values are Python literals or text.
+
+  Raises: UserError for a key that the config does not have, or a value of another type.
+  """
+  for change in changes:
+    path, equals, text = change.removeprefix("--config.").partition("=")
+    if not equals:
+      raise UserError(f"{change}: write --config.{path}=VALUE.")
+    *parents, last = path.split(".")
+    node = config
+    for key in parents:
+      if key not in node:
+        raise UserError(f"--config.{path}: no {key!r}.{resolve.nearest(key, node)}")
+      node = node[key]
+    if last not in node:
+      raise UserError(f"--config.{path}: no {last!r}.{resolve.nearest(last, node)}")
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    try:
+      with node.unlocked():
+        node[last] = value
+    except TypeError as error:
+      raise UserError(f"--config.{path}={text}: {error}") from error
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+  """(other arguments, `--config.x=v` overrides), whatever their order."""
+  changes = [a for a in argv if a.startswith("--config.")]
+  return [a for a in argv if not a.startswith("--config.")], changes
+
+
+def main(fn: Callable[..., Any], *, overrides: bool = False) -> None:
+  """Runs `fn()` (`fn(changes)` with overrides); errors are one line and a code."""
+  module = sys.modules["__main__"]
+  flags.adopt_module_key_flags(sys.modules[__name__], flags.FLAGS)
+  argv, changes = split(sys.argv) if overrides else (sys.argv, [])
+  if {"--help", "-h", "-help"} & set(argv):
+    print(f"{(module.__doc__ or '').strip()}\n{flags.FLAGS.main_module_help()}")
+    sys.exit(0)
+  debug = "--debug" in argv
+  try:
+    extra = flags.FLAGS(argv)[1:]
+    if extra:
+      raise UserError(f"unexpected argument {extra[0]!r}; see --help.")
+    fn(changes) if overrides else fn()
+  except flags.Error as error:
+    print(f"error: {error} See --help.".replace("\n", " "), file=sys.stderr)
+    sys.exit(UserError.exit_code)
+  except VlpError as error:
+    if debug:
+      raise
+    print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+    sys.exit(error.exit_code)
+  except KeyboardInterrupt:
+    sys.exit(130)
