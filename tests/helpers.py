@@ -19,7 +19,7 @@ def shared(path: str) -> pathlib.Path:
 
 
 def golden(name: str):
-  """(weights, inputs, outputs, meta) of `parity/<name>.npz`; arrays only, no pickles."""
+  """(weights, inputs, outputs, meta) of `parity/<name>.npz`; no pickles."""
   with np.load(shared(f"parity/{name}.npz"), allow_pickle=False) as z:
     groups = [
       {k[2:]: z[k] for k in z.files if k.startswith(p)} for p in ("w/", "i/", "o/")

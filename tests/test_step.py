@@ -1,4 +1,4 @@
-"""The step: exact accumulation, device invariance, one all-reduce, non-finite policy."""
+"""The step: exact accumulation, devices, one all-reduce, non-finite policy."""
 
 import jax
 import jax.numpy as jnp

@@ -18,11 +18,13 @@ def build(
   mesh: jax.sharding.Mesh,
   tokeniser: Any,
   *,
+  objectives: Mapping[str, Callable],
+  vocab: Any,
   given: Mapping[str, Callable] | None = None,
 ) -> dict[str, Any]:
   """Evaluators by name. `given` makes further ones from `apply`: {name: apply -> ev}.
 
-  Inputs are opened when an evaluator first runs, so a run starts without them.
+  An evaluator that asks for `objectives` gets those of its `tasks`, by default all.
   """
   out = {}
   for name, entry in s.evals.items():
@@ -31,9 +33,15 @@ def build(
       k: sources.evaluation(dict(s.input) | dict(v), tokeniser, mesh)
       for k, v in inputs.items()
     }
-    out[name] = resolve.bind(cls, others | read, skip=["apply"], what=f"evals.{name}")(
-      apply
+    mine = {t: objectives[t] for t in entry.get("tasks", objectives)}
+    make = resolve.bind(
+      cls,
+      others | read,
+      inject={"objectives": mine, "vocab": vocab},
+      skip=["apply"],
+      what=f"evals.{name}",
     )
+    out[name] = make(apply)
   for name, make in (given or {}).items():
     out[name] = make(apply)
   return out

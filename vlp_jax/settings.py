@@ -6,6 +6,7 @@ TensorFlow, no pipeline and no device computation is touched.
 
 import dataclasses
 import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -78,7 +79,24 @@ class Settings:
   def objective(self, task: str, inject: Mapping[str, Any]) -> Callable:
     given = {k: v for k, v in self.tasks[task].items() if k not in TASK_KEYS}
     fn = resolve.function("vlp_jax.objectives", self.tasks[task]["objective"])
-    return resolve.bind(fn, given, inject=inject, skip=4, what=f"tasks.{task}")
+    bound = resolve.bind(fn, given, inject=inject, skip=4, what=f"tasks.{task}")
+    return with_hooks(bound)
+
+
+def with_hooks(bound: functools.partial) -> functools.partial:
+  """An objective's own `prepare` and `value_and_grad`, with the same keywords bound.
+
+  `prepare(batch, key, ...)` changes the whole global batch before it is split into
+  microbatches; it takes those of the objective's keywords that it names.
+  """
+  bound.global_batch = getattr(bound.func, "global_batch", False)
+  for name in ("prepare", "value_and_grad"):
+    hook = getattr(bound.func, name, None)
+    if hook is not None:
+      accepts = inspect.signature(hook).parameters
+      given = {k: v for k, v in bound.keywords.items() if k in accepts}
+      setattr(bound, name, functools.partial(hook, **given))
+  return bound
 
 
 def plain(config: Any) -> Any:
@@ -128,6 +146,11 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
     s.objective(name, inject)
   for name, given in s.evals.items():
     evaluator(name, given)
+    for task in given.get("tasks", ()):
+      if task not in s.tasks:
+        raise UserError(
+          f"evals.{name}: no task {task!r}.{resolve.nearest(task, s.tasks)}"
+        )
   for name, given in s.rounds.items():
     if given.get("every", 0) < 1 or given["every"] % saving.every:
       raise UserError(f"rounds.{name}.every must be a multiple of checkpoint.every.")
@@ -154,7 +177,7 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
 
 def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict]:
   """(class, inputs, other keywords) of an entry of `evals`."""
-  given = dict(given)
+  given = {k: v for k, v in given.items() if k != "tasks"}
   file = given.pop("evaluator", None)
   if not isinstance(file, str):
     raise UserError(f"evals.{name} has no evaluator, such as 'retrieval'.")
@@ -166,7 +189,13 @@ def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict
   inputs = {k: v for k, v in given.items() if isinstance(v, Mapping)}
   others = {k: v for k, v in given.items() if k not in inputs}
   stand_in = dict.fromkeys(inputs)
-  resolve.bind(cls, others | stand_in, skip=["self", "apply"], what=f"evals.{name}")
+  resolve.bind(
+    cls,
+    others | stand_in,
+    inject={"objectives": {}, "vocab": stand_in()},
+    skip=["apply"],
+    what=f"evals.{name}",
+  )
   return cls, inputs, others
 
 

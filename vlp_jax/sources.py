@@ -49,6 +49,7 @@ class Sources:
     mesh: batches come out as global arrays on it.
     data: batches in memory instead: an iterator with get_state/set_state, a list of
       batches, or a mapping of them by task.
+    workdir: damaged records are named in its `bad_records.jsonl`.
     prefetch: a thread keeps two batches on the device ahead of the loop.
   """
 
@@ -59,15 +60,18 @@ class Sources:
     mesh: jax.sharding.Mesh,
     *,
     data: Any = None,
+    workdir: str | None = None,
     prefetch: bool = True,
   ):
     self.put = lambda batch: sharding.put(batch, mesh)
     self.key_of, self.iterators = {}, {}
+    at = {} if workdir is None else {"bad_records": f"{workdir}/bad_records.jsonl"}
+    at["multiple"] = sharding.batch_shards(mesh)
     for task in settings.tasks:
       if data is None:
         given = settings.task_input(task)
         key = json.dumps(given, sort_keys=True, default=str)
-        make = lambda given=given: build(given, tokeniser, mesh, seed=settings.seed)
+        make = lambda given=at | given: build(given, tokeniser, seed=settings.seed)
       else:
         own = data[task] if isinstance(data, Mapping) else data
         key = task if isinstance(data, Mapping) else "data"
@@ -101,21 +105,12 @@ class Sources:
       self.position[key] = self.iterators[key].get_state()
     return batch
 
-  def bad_records(self) -> list[dict[str, Any]]:
-    """Damaged records met since the last call, of all sources."""
-    return [r for it in self.iterators.values() for r in _take_bad(it)]
-
   def close(self) -> None:
     for thread in self.running.values():
       thread.close()
 
 
-def _take_bad(iterator):
-  take = getattr(iterator, "take_bad_records", None)
-  return take() if take else []
-
-
-def build(given: Mapping[str, Any], tokeniser, mesh, *, seed: int = 0) -> Iterator:
+def build(given: Mapping[str, Any], tokeniser, *, seed: int = 0) -> Iterator:
   """This host's rows of the training batches of an input, by name."""
   pipelines = importlib.import_module("data_pipelines.batches")
   return pipelines.build(

@@ -7,7 +7,6 @@ has one gradient all-reduce however many microbatches it has.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -150,21 +149,18 @@ def build(
   An objective may bring its own `value_and_grad(apply, params, rest, batch, key)`.
   Raises: UserError where rows interact (`global_batch`) and micro > 1.
   """
-  inner = getattr(objective, "func", objective)  # below functools.partial
-  own = getattr(inner, "value_and_grad", None)
+  own = getattr(objective, "value_and_grad", None)
   if own is not None:
-    grad_fn = functools.partial(own, micro=micro, **getattr(objective, "keywords", {}))
-  elif micro > 1 and getattr(inner, "global_batch", False):
+    grad_fn = functools.partial(own, micro=micro)
+  elif micro > 1 and getattr(objective, "global_batch", False):
     raise UserError(
-      f"tasks.{name}: {inner.__name__} compares the rows of a batch with each other: "
+      f"tasks.{name}: its objective compares the rows of a batch with each other: "
       f"micro={micro} would change the loss. Set micro=1, or use cached_contrastive."
     )
   else:
+    shards = sharding.batch_shards(mesh)
     grad_fn = functools.partial(
-      value_and_grad,
-      objective=_with_prepare(objective, inner),
-      micro=micro,
-      shards=sharding.batch_shards(mesh),
+      value_and_grad, objective=objective, micro=micro, shards=shards
     )
   fn = functools.partial(
     train_step, grad_fn=grad_fn, apply=apply, tx=tx, after_update=after_update
@@ -203,16 +199,3 @@ def build(
 
   step.lower, step.diagnose = lower, diagnose
   return step
-
-
-def _with_prepare(objective, inner):
-  """The objective with its `prepare` bound to the keywords that it accepts."""
-  prepare = getattr(inner, "prepare", None)
-  if prepare is None:
-    return objective
-  accepts = inspect.signature(prepare).parameters
-  given = getattr(objective, "keywords", {})
-  bound = functools.partial(prepare, **{k: v for k, v in given.items() if k in accepts})
-  wrapped = functools.partial(objective)
-  wrapped.prepare = bound
-  return wrapped

@@ -10,8 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import signal
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from vlp_jax import (
   evaluate,
   monitor,
   optim,
+  preemption,
   resolve,
   sharding,
   sources,
@@ -53,28 +52,6 @@ class Outcome:
   state: state_lib.TrainState
   results: dict[str, Any]
   metrics: list[dict[str, Any]]
-
-
-class _Interrupt:
-  """Whether SIGTERM asked us to stop; in multi-process runs all stop at one step."""
-
-  def __enter__(self):
-    self.asked = threading.Event()
-    self.main = threading.current_thread() is threading.main_thread()
-    if self.main and jax.process_count() == 1:
-      self.before = signal.signal(signal.SIGTERM, lambda *_: self.asked.set())
-    return self
-
-  def __exit__(self, *_):
-    if self.main and jax.process_count() == 1:
-      signal.signal(signal.SIGTERM, self.before)
-
-  def __call__(self, step: int) -> bool:
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self.asked.is_set()
 
 
 class Run:
@@ -119,13 +96,22 @@ class Run:
       for t, objective in objectives.items()
     }
     self.weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
-    self.sources = sources.Sources(s, self.tokeniser, self.mesh, data=data)
+    self.sources = sources.Sources(
+      s, self.tokeniser, self.mesh, data=data, workdir=workdir
+    )
     self.evaluators = evaluate.build(
-      s, self.apply, self.mesh, self.tokeniser, given=evals
+      s,
+      self.apply,
+      self.mesh,
+      self.tokeniser,
+      objectives=objectives,
+      vocab=self.vocab,
+      given=evals,
     )
     self.key = jax.random.key(s.seed)
     self.flight = collections.deque()
-    self.results = {}
+    self.results, self.lines, self.line = {}, [], None
+    self.rate = optim.learning_rate(dict(s.optim) | {"total_steps": s.total_steps})
 
   def restore(self, saved: checkpoint.Checkpoints | None):
     """(state, extra) by the restore order; `extra` is {} for a fresh start."""
@@ -151,26 +137,28 @@ class Run:
         workdir_lib.write_start(self.workdir, self.config)
         saved = stack.enter_context(
           checkpoint.Checkpoints(
-            self.workdir, **dataclasses.asdict(saving), digest=self.vocab.digest
+            self.workdir, **dataclasses.asdict(saving), vocab=self.vocab
           )
         )
       state, extra = self.restore(saved)
       start = int(state.step)
       log = monitor.Monitor(
-        self.workdir, s.total_steps, start=start, tensorboard=s.tensorboard
+        self.workdir,
+        s.total_steps,
+        start_step=start,
+        tensorboard=s.tensorboard and self.workdir is not None,
       )
       stack.callback(log.close)
       self.log, self.window = log, extra.get("window", {})
       self.weights = extra.get("schedule", self.weights)
       self.sources.start(extra.get("sources"))
       stack.callback(self.sources.close)
-      stop = stack.enter_context(_Interrupt())
+      stop = stack.enter_context(preemption.Watch())
 
       def save(state, n, wait=False):
         extra = dict(
           sources=self.sources.position, window=self.window, schedule=self.weights
         )
-        log.flush()
         metrics = {k: r.value for k, r in self.results.items()}
         saved.save(n, state, data=extra, config=self.config, metrics=metrics)
         if wait:
@@ -186,7 +174,8 @@ class Run:
         if due or boundary or last or stopped:
           self._settle(state, keep=0)
         if due or last:
-          self._evaluate(state, n)
+          self._evaluate(state)
+        self._write()
         if boundary or last:
           state = self._rounds(state, n)
         if saved is not None and (boundary or last or stopped):
@@ -196,10 +185,10 @@ class Run:
       if start >= s.total_steps:  # a finished run, started again
         self.results = saved and workdir_lib.read_results(self.workdir)
         if not self.results:
-          self._evaluate(state, s.total_steps)
+          self._evaluate(state)
       if self.workdir is not None:
         workdir_lib.write_results(self.workdir, self.results)
-      return Outcome(state, self.results, log.lines)
+      return Outcome(state, self.results, self.lines)
 
   def _trace(self, n, first):
     """A profiler trace of five steps after the compiles, under workdir/profile."""
@@ -232,18 +221,21 @@ class Run:
           total, weight = self.window.get(key, (0.0, 0.0))
           entry = (total + float(mean.total), weight + float(mean.weight))
           self.window[key] = entry
-      self.log.count(batch)
+      self.log.count(n, **_amount(batch))
       if n % self.settings.log_every == 0 or n == self.settings.total_steps:
         line = {k: t / w if w else 0.0 for k, (t, w) in self.window.items()}
-        rate = float(self.rate(n - 1))
-        self.log.write(n, line | {"skipped": int(skipped), "learning_rate": rate})
-        self.log.bad_records(self.sources.bad_records())
+        rate = float(self.rate(n - int(skipped)))
+        self._write()
+        self.line = n, line | {"skipped": int(skipped), "learning_rate": rate}
         self.window = {}
 
-  @functools.cached_property
-  def rate(self):
-    s = self.settings
-    return optim.learning_rate(s.optim | {"total_steps": s.total_steps})
+  def _write(self):
+    """The open line of the log, together with what was evaluated at its step."""
+    if self.line is not None:
+      n, line = self.line
+      self.log.log(n, line)
+      self.lines.append({"step": n} | line)
+      self.line = None
 
   def _failure(self, state, n, task, batch):
     terms, modules = self.steps[task].diagnose(state, batch, self.key)
@@ -259,11 +251,12 @@ class Run:
     average = optim.ema_params(state.opt_state)
     return state.variables | ({} if average is None else {"params": average})
 
-  def _evaluate(self, state, n):
-    results = evaluate.run_all(self.evaluators, self.variables(state), self.log)
-    self.results = results
-    if results:
-      self.log.write_results(n, results)
+  def _evaluate(self, state):
+    self.results = evaluate.run_all(self.evaluators, self.variables(state), self.log)
+    if self.line is not None:
+      n, line = self.line
+      values = {k: r.value for k, r in self.results.items()}
+      self.line = n, line | values
 
   def _rounds(self, state, n):
     """Rounds of clustering and the like: (state, features, key) -> state."""
@@ -288,6 +281,12 @@ def _after_update(s):
   if hasattr(fn, "init"):
     bound.init = functools.partial(fn.init, **given)
   return bound
+
+
+def _amount(batch):
+  """Real examples and useful tokens of a global batch, for the speed in the log."""
+  rows = next(iter(batch.values())).shape[0]
+  return {"examples": rows}
 
 
 def _keys(task, name):

@@ -1,0 +1,25 @@
+"""What the configs share: the argument of get_config, and the lists of optimizers."""
+
+import ast
+
+import ml_collections
+
+
+def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
+  """`"runlocal,variant=mu"` over defaults; a bare word switches a flag on.
+
+  Raises: ValueError for a word that is no key of `defaults`.
+  """
+  out = dict(defaults)
+  for part in filter(None, (arg or "").split(",")):
+    key, equals, text = part.partition("=")
+    if key not in defaults:
+      raise ValueError(f"config argument {key!r}; known: {', '.join(defaults)}.")
+    if not equals:
+      out[key] = True
+      continue
+    try:
+      out[key] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      out[key] = text
+  return ml_collections.ConfigDict(out)

@@ -1,0 +1,183 @@
+"""The loop on batches in memory: learning, resume, log, signals, errors, evaluation."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests import toy
+from vlp_jax import resolve, sources, train
+from vlp_jax.errors import NumericError, Preempted, UserError
+from vlp_jax.metrics import Result
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch):
+  """`model.name="toy"` and `objective="toy:classify"` resolve to the toys."""
+  real = resolve.module
+  fake = lambda place, name: toy if name == "toy" else real(place, name)
+  monkeypatch.setattr(resolve, "module", fake)
+  monkeypatch.setattr(toy, "VARIANTS", {"mu": {}}, raising=False)
+
+
+def config(**given):
+  return {
+    "model": {"name": "toy", "variant": "mu"},
+    "tasks": {"toy": {"objective": "toy:classify"}},
+    "optim": {"name": "adam", "lr": 1e-2},
+    "total_steps": 40,
+    "log_every": 5,
+    "checkpoint": {"every": 10},
+    "mesh": {"data": 1},
+    "tensorboard": False,
+  } | given
+
+
+def run(given, workdir=None, data=None, **more):
+  data = toy.batches(4) if data is None else data
+  devices = more.pop("devices", jax.devices()[:1])
+  return train.run(given, workdir, data=data, devices=devices, **more)
+
+
+def lines(workdir):
+  return (workdir / "metrics.jsonl").read_text().splitlines()
+
+
+def params_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a.state.params, b.state.params)
+
+
+def test_it_learns_without_a_workdir():
+  out = run(config())
+  assert int(out.state.step) == 40
+  assert out.metrics[-1]["toy/accuracy"] > 0.6 > out.metrics[0]["toy/accuracy"]
+  assert [row["step"] for row in out.metrics] == list(range(5, 41, 5))
+
+
+def test_two_tasks_microbatches_and_resume_in_pieces_equal_one_run(tmp_path):
+  """Ten by ten against forty: parameters and every line of the log are the same."""
+  given = config(
+    model={"name": "toy", "variant": "mu", "dropout": 0.1},
+    tasks={
+      "first": {"objective": "toy:classify", "weight": 3},
+      "second": {"objective": "toy:classify", "weight": 1, "coef": 2.0},
+    },
+    micro=2,
+  )
+  whole = run(given, tmp_path / "whole")
+  assert {"first/loss", "second/loss", "loss"} <= set(
+    whole.metrics[-1] | whole.metrics[0]
+  )
+  for stop in (10, 17, 31):
+    with pytest.raises(Preempted, match="stopped at step"):
+      run(given, tmp_path / "parts", data=_Kills(toy.batches(4), stop))
+  parts = run(given, tmp_path / "parts")
+  params_equal(whole, parts)
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+  steps = [json.loads(x)["step"] for x in lines(tmp_path / "parts")]
+  assert steps == sorted(set(steps))
+
+
+def test_a_finished_run_is_done(tmp_path):
+  evals = {"size": lambda apply: _Norm()}
+  first = run(config(), tmp_path, evals=evals)
+  before = lines(tmp_path)
+  again = run(config(), tmp_path, evals=evals)
+  assert lines(tmp_path) == before
+  assert again.results["size/norm"].value == first.results["size/norm"].value
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert results["size/norm"]["n"] == 3
+
+
+class _Norm:
+  def run(self, variables):
+    norm = sum(float(np.abs(x).sum()) for x in jax.tree.leaves(variables["params"]))
+    yield "norm", Result(norm, 0.0, 3)
+
+
+def test_averaged_parameters_are_evaluated(tmp_path):
+  given = config(optim={"name": "adam", "lr": 1e-2, "ema": 0.9}, eval_every=20)
+  out = run(given, tmp_path, evals={"size": lambda apply: _Norm()})
+  own = next(iter(_Norm().run(out.state.variables)))[1].value
+  assert out.results["size/norm"].value != own
+  assert "size/norm" in json.loads(lines(tmp_path)[3])
+  assert "size/norm" not in json.loads(lines(tmp_path)[2])
+
+
+def test_ten_bad_batches_end_the_run_with_names(tmp_path):
+  bad = [
+    b | {"regions_features": np.full_like(b["regions_features"], np.nan)}
+    for b in toy.batches(4)
+  ]
+  with pytest.raises(NumericError, match=r"step 10: .*xent.*Dense_0.*batch ids \[16"):
+    run(config(), tmp_path, data=bad)
+  assert not list((tmp_path / "checkpoints").glob("*/manifest.json"))
+
+
+def test_one_bad_batch_is_skipped_and_counted():
+  data = toy.batches(4)
+  data[2]["regions_features"] = np.full_like(data[2]["regions_features"], np.inf)
+  out = run(config(), data=data)
+  assert out.metrics[-1]["skipped"] == 10
+  assert np.isfinite(out.metrics[-1]["loss"])
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(totl_steps=3), r"unknown key 'totl_steps'. Did you mean 'total_steps'"),
+    (dict(total_steps="many"), r"total_steps is 'many' \(str\); it must be int"),
+    (dict(checkpoint={"every": 7}), r"multiple of log_every=5"),
+    (dict(model={"name": "toi"}), r"no 'toi' in vlp_jax.models"),
+    (dict(model={"name": "toy", "variant": "big"}), r"variant 'big'.*Known: mu"),
+    (dict(model={"name": "toy", "width": 1.5}), r"width is 1.5 \(float\).*int"),
+    (dict(tasks={"toy": {"objective": "toy:clasify"}}), r"Did you mean 'classify'"),
+    (dict(tasks={"toy": {"objective": "toy:classify", "cof": 1}}), r"'cof'.*'coef'"),
+    (dict(optim={"name": "adam", "lr": 1e-2, "warmup": 50}), r"warmup=50 exceeds"),
+    (dict(optim={"name": "adam", "lr": 1e-2, "momentm": 1}), r"momentm"),
+    (dict(optim={"name": "adm", "lr": 1e-2}), r"adm.*adam"),
+    (dict(mesh={"data": 3}), r"does not fit 1 devices"),
+    (dict(mesh={"rows": 3}), r"unknown axis 'rows'"),
+    (dict(evals={"x": {"evaluator": "retrival"}}), r"Did you mean 'retrieval'"),
+  ],
+)
+def test_mistakes_are_told_before_anything_starts(change, message):
+  with pytest.raises(UserError, match=message) as caught:
+    run(config() | change)
+  assert "\n" not in str(caught.value)
+
+
+def test_missing_data_are_told_with_the_command_that_makes_them(tmp_path):
+  given = config(input={"task": "nlvr", "dir": str(tmp_path), "split": "train"})
+  with pytest.raises(UserError, match=r"no dataset_info.json.*data_pipelines.prepare"):
+    train.run(given, devices=jax.devices()[:1])
+
+
+@pytest.mark.multidevice
+def test_rows_that_do_not_divide_name_valid_sizes():
+  with pytest.raises(UserError, match=r"16 rows.*3 data shards.*\[15, 18\]"):
+    run(config(mesh={"data": 3}), devices=jax.devices()[:3])
+
+
+def test_sigterm_saves_and_leaves_with_its_own_code(tmp_path):
+  data = _Kills(toy.batches(4), 13)
+  with pytest.raises(Preempted, match="stopped at step"):
+    run(config(), tmp_path, data=data)
+  assert Preempted.exit_code == 75
+  stopped = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+  assert 8 <= stopped <= 13  # the thread that reads is a few batches ahead
+  params_equal(run(config(), tmp_path), run(config()))
+
+
+class _Kills(sources.Cycle):
+  def __init__(self, batches, at):
+    super().__init__(batches)
+    self.at = at
+
+  def __next__(self):
+    if self.index == self.at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return super().__next__()
