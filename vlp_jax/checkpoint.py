@@ -10,7 +10,6 @@ saved as a flat {"params/encoder/kernel": array}, so that no class of jax, flax 
 is needed to read it. Random keys are not in it: they come from the seed.
 """
 
-import hashlib
 import logging
 import os
 import threading
@@ -19,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from vlp_jax import manifest, resolve, restore, workdir
+from vlp_jax import manifest, resolve, restore, snapshot, workdir
 from vlp_jax.errors import CheckpointError, UserError
 
 log = logging.getLogger(__name__)
@@ -40,48 +38,6 @@ class Restored(NamedTuple):
   data: dict[str, Any]
   config: dict[str, Any]
   metrics: dict[str, float]
-
-
-def _array(x):
-  x = x if isinstance(x, jax.Array) else np.asarray(x)
-  if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    raise TypeError("a random key in the state: derive keys from seed and step.")
-  return x
-
-
-def _identities(vocab, labels) -> dict[str, dict[str, Any]]:
-  """{name: digest and size} of what gives ids their meaning."""
-  out = {}
-  for name, words in (labels or {}).items():
-    code = hashlib.sha256("\0".join(words).encode())
-    out[name] = dict(digest=code.hexdigest(), size=len(words))
-  if vocab is not None and vocab.digest:
-    out["vocabulary"] = dict(digest=vocab.digest, size=vocab.size)
-  return out
-
-
-def _copies(flat) -> dict[str, Any] | None:
-  """Copies on the accelerator, so that the way to the host is off the loop's path.
-
-  None where there is no room for them, on CPU (where orbax holds on to the buffers and
-  donation copies on demand), and with several processes, whose saves must be in step.
-  """
-  device = jax.local_devices()[0]
-  stats = device.memory_stats() if device.platform != "cpu" else None
-  if jax.process_count() > 1 or not stats:
-    return None
-  shard = lambda x: np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-  need = sum(shard(x) for x in flat.values() if isinstance(x, jax.Array))
-  if 1.1 * need > stats.get("bytes_limit", 0) - stats.get("peak_bytes_in_use", 0):
-    return None
-  return _duplicate(flat)
-
-
-def _duplicate(flat):
-  on = {k: x for k, x in flat.items() if isinstance(x, jax.Array)}
-  return flat | jax.device_put(
-    on, {k: x.sharding for k, x in on.items()}, may_alias=False
-  )
 
 
 class Checkpoints:
@@ -118,7 +74,7 @@ class Checkpoints:
     self.root = workdir.root(directory) / "checkpoints"
     self.every, self.keep_last, self.keep_best = every, keep_last, keep_best
     self.best_metric, self.sign = best_metric, 1 if best_mode == "max" else -1
-    self.identities = _identities(vocab, labels)
+    self.identities = snapshot.identities(vocab, labels)
     self.override, self.read_only = override, read_only
     self.first = jax.process_index() == 0
     self.failures, self.saved, self.blocked_s = 0, -1, 0.0
@@ -179,8 +135,8 @@ class Checkpoints:
       raise UserError(f"checkpoint.best_metric: no {self.best_metric!r}.{hint}")
     if step == self.saved:
       return
-    flat = {k: _array(x) for k, x in restore.flat(state).items()}
-    about = dict(step=step, leaves=restore.leaves(flat), metrics=metrics)
+    flat = {k: snapshot.array(x) for k, x in snapshot.flat(state).items()}
+    about = dict(step=step, leaves=snapshot.leaves(flat), metrics=metrics)
     # Texts now, not in the thread: the loop goes on changing its dictionaries.
     files = dict(data=data, config=config, vocab=self.identities)
     files = {f"{name}.json": workdir.dumps(value) for name, value in files.items()}
@@ -188,7 +144,7 @@ class Checkpoints:
     if self.first and path.exists():
       path.rmtree()  # empty, or damaged and therefore not restored
     flat = {k: x for k, x in flat.items() if x.size}  # orbax knows no empty array
-    copies, started = _copies(flat), True
+    copies, started = snapshot.copies(flat), True
     try:
       if copies is None:
         self.orbax.save(path / "state", args=ocp.args.PyTreeSave(flat))
@@ -222,7 +178,7 @@ class Checkpoints:
     Raises: CheckpointError when there are checkpoints but none is valid, when `step` is
       damaged, when the tree is another one, or vocabulary or labels are.
     """
-    found, error = step, None
+    found, error = -1 if step is None else step, None
     if self.first:
       try:
         if step is None:

@@ -15,25 +15,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vlp_jax import manifest, workdir
+from vlp_jax import manifest, snapshot, workdir
 from vlp_jax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 EXPORT = "variables.npz"  # what an export has in place of state/
-
-
-def flat(tree: Any) -> dict[str, Any]:
-  """{"params/encoder/kernel": leaf} of any tree; empty subtrees leave no trace."""
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-  found = jax.tree_util.tree_flatten_with_path(tree)[0]
-  out = {name(path): x for path, x in found}
-  assert len(out) == len(found), "two leaves of a state have one path"
-  return out
-
-
-def leaves(named: Mapping[str, Any]) -> dict[str, Any]:
-  """{path: [shape, dtype name]}, as a manifest holds it."""
-  return {k: [list(x.shape), jnp.dtype(x.dtype).name] for k, x in named.items()}
 
 
 def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +74,8 @@ def into(directory: epath.Path, body: Mapping[str, Any], abstract: Any) -> Any:
   Raises: CheckpointError when paths, shapes or dtypes differ: orbax by itself would
     cast a dtype without a word.
   """
-  want = flat(abstract)
-  differ = manifest.compare(body["leaves"], leaves(want))
+  want = snapshot.flat(abstract)
+  differ = manifest.compare(body["leaves"], snapshot.leaves(want))
   if differ:
     model = workdir.read_json(directory / "config.json").get("model")
     raise CheckpointError(
@@ -183,11 +169,11 @@ def export(
     raise CheckpointError(f"{os.fspath(at)} is not empty; export to a new directory.")
   at.mkdir(parents=True, exist_ok=True)
   tree = {k: v for k, v in variables.items() if k != "params"}
-  named = flat({"params": variables["params"], "mutable": tree})
+  named = snapshot.flat({"params": variables["params"], "mutable": tree})
   plain = lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x
   named = {k: plain(np.asarray(x)) for k, x in named.items()}
   with (at / EXPORT).open("wb") as f:
     np.savez(f, **named)
   workdir.write_text(at / "config.json", workdir.dumps(config))
   workdir.write_text(at / "vocab.json", workdir.dumps(identities or {}))
-  manifest.commit(at, dict(step=0, leaves=leaves(named), metrics={}))
+  manifest.commit(at, dict(step=0, leaves=snapshot.leaves(named), metrics={}))

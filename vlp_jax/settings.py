@@ -188,10 +188,9 @@ def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict
     raise UserError(f"evals.{name}: {file} has no {kind or 'Evaluator'!r}.")
   inputs = {k: v for k, v in given.items() if isinstance(v, Mapping)}
   others = {k: v for k, v in given.items() if k not in inputs}
-  stand_in = dict.fromkeys(inputs)
   resolve.bind(
     cls,
-    others | stand_in,
+    others | dict.fromkeys(inputs),
     inject={"objectives": {}, "vocab": stand_in()},
     skip=["apply"],
     what=f"evals.{name}",

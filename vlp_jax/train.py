@@ -118,7 +118,7 @@ class Run:
     s = self.settings
     got = saved and saved.restore(self.abstract)
     if not got and s.resume:
-      other = checkpoint.Checkpoints(s.resume, read_only=True)
+      other = checkpoint.Checkpoints(s.resume, read_only=True, vocab=self.vocab)
       got = other.restore(self.abstract)
     if got:
       return got.state, got.data

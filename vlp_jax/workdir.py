@@ -216,7 +216,8 @@ def lock(
     at.mkdir(parents=True, exist_ok=True)
     held = _take(path, text(), stale_s)
   if from_first(held is not None):
-    held = held or {}
+    if held is None:  # we are not the process that looked
+      held = _held(path) or {}
     raise UserError(
       f"{at} is in use by a job on {held.get('host')}, pid {held.get('pid')}, started "
       f"{held.get('start')}. Stop it, or choose another --workdir."

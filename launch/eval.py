@@ -1,0 +1,44 @@
+"""Evaluates a checkpoint: python -m launch.eval --config C --workdir DIR
+
+Runs the evaluators of the config (`evals`) on the newest valid checkpoint of the
+workdir, or on --checkpoint (a workdir, a checkpoint or an export), and writes
+results.json and report.html to the workdir.
+"""
+
+import pathlib
+
+from absl import flags
+
+from launch import command
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "Config file, with :arg for get_config(arg).")
+flags.DEFINE_string("workdir", None, "Where the results go.")
+flags.DEFINE_string("checkpoint", None, "Parameters; default: those of the workdir.")
+
+
+def main(changes):
+  from vlp_jax.errors import UserError
+
+  for name in ("config", "workdir"):
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is missing; see --help.")
+  config = command.config_of(FLAGS.config)
+  command.override(config, changes)
+  from vlp_jax import checkpoint, evaluate, report, train
+  from vlp_jax import workdir as workdir_lib
+
+  run = train.Run(config, FLAGS.workdir)
+  path = FLAGS.checkpoint or FLAGS.workdir
+  variables = checkpoint.load_variables(path, average=True)
+  state = evaluate.place(run.make(), variables, run.shardings)
+  results = evaluate.run_all(run.evaluators, state.variables)
+  pathlib.Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
+  workdir_lib.write_results(FLAGS.workdir, results)
+  for name, result in results.items():
+    print(f"{name}: {result.value:.4g} (chance {result.chance:.3g}, n {result.n})")
+  print(f"report: {report.write(FLAGS.workdir, results=results, config=run.config)}")
+
+
+if __name__ == "__main__":
+  command.main(main, overrides=True)
