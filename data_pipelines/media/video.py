@@ -1,0 +1,293 @@
+"""Frame-exact sampling of video files with PyAV.
+
+Time 0 of a clip is the start of its video stream as the header gives it, and sound is
+aligned to it (`audio.py`). At time t the frame is shown whose display interval
+[its time, time of the next frame) holds t: what a player shows, whatever the rate,
+codec or reordering of frames. Containers round times to ticks (Matroska to 1 ms), so a
+frame is also shown at times up to one tick, at most 2 ms, before its own.
+
+Of several video streams the one with the most pixels is taken, the first among equals;
+cover pictures do not count. `stream=` overrides this with an index in the container.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import av
+import av.stream
+import numpy as np
+
+from data_pipelines import media
+
+MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
+MAX_SECONDS = 4 * 3600.0
+EPSILON_S = 1e-6
+MAX_TICK_S = 2e-3
+# No playlists (HLS, DASH, concat): they make the reader open other files and URLs.
+FORMATS = (
+  "mov,mp4,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,mp3,wav,aac,flac,aiff,w64,gif,"
+  "3gp,m4a,mj2,amr,rm,dv,mpegvideo,h264,hevc,m4v,ivf,caf,au,ac3,mxf,nut"
+)
+
+_PICTURES = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What a header tells. Width and height are as displayed, after rotation.
+
+  Attributes:
+    duration_s: of the chosen video stream, else of the container.
+    start_s: container time of the clip's time 0.
+    rate_hz: mean frames per second, 0 without video.
+    num_frames: declared, 0 if the container does not say.
+    rotation: degrees counter-clockwise that a player applies, a multiple of 90.
+    video, audio: container index of the chosen stream, None without one.
+    audio_rate_hz: sampling rate, 0 without sound.
+    num_video, num_audio, num_subtitle: numbers of streams (cover pictures left out).
+    exact: whether the video stream itself declares its duration.
+  """
+
+  path: str
+  duration_s: float
+  start_s: float
+  rate_hz: float
+  width: int
+  height: int
+  num_frames: int
+  rotation: int
+  codec: str
+  video: int | None
+  audio: int | None
+  audio_rate_hz: int
+  num_video: int
+  num_audio: int
+  num_subtitle: int
+  exact: bool
+
+
+@contextlib.contextmanager
+def opened(path) -> Iterator[av.container.InputContainer]:
+  """The open container; whatever PyAV raises inside becomes a one-line MediaError."""
+  try:
+    # An absolute path cannot be taken for a URL. Tags of old files that are not UTF-8
+    # are no reason to refuse the video.
+    at = str(pathlib.Path(path).absolute())
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    with av.open(at, container_options=options, metadata_errors="replace") as container:
+      yield container
+  except av.FFmpegError as error:
+    reason = " ".join(str(error.strerror or error).split())
+    raise media.MediaError(f"{path}: {reason}.") from None
+
+
+def _videos(container) -> list:
+  return [s for s in container.streams.video if not s.disposition & _PICTURES]
+
+
+def _choose(container, streams, index, key, kind):
+  if index is None:
+    return max(streams, key=key) if streams else None  # max takes the first of equals
+  for s in streams:
+    if s.index == index:
+      return s
+  found = [s.index for s in streams]
+  name = container.name
+  raise media.MediaError(f"{name}: no {kind} stream {index}; there are {found}.")
+
+
+def choose_video(container, index: int | None = None):
+  """The video stream by the rule of the header of this file, None without one."""
+  return _choose(
+    container, _videos(container), index, lambda s: s.width * s.height, "video"
+  )
+
+
+def choose_audio(container, index: int | None = None):
+  """The sound stream of the highest rate, the first among equals, or None."""
+  rate = lambda s: s.codec_context.sample_rate or 0
+  return _choose(container, list(container.streams.audio), index, rate, "audio")
+
+
+def _seconds(value, base) -> float:
+  return float(value * base) if value is not None else 0.0
+
+
+def describe(container, stream: int | None = None) -> Info:
+  """`probe` of an open container, without decoding: `rotation` is 0.
+
+  Raises: MediaError for a frame or a duration beyond the limits.
+  """
+  v, a = choose_video(container, stream), choose_audio(container)
+  whole = _seconds(container.duration, 1 / av.time_base)
+  main = v or a
+  exact = bool(main and main.duration)
+  duration = _seconds(main.duration, main.time_base) if exact else whole
+  width, height = (v.width, v.height) if v else (0, 0)
+  for s in container.streams.video:  # all: the demuxer may decode any of them
+    if s.width * s.height > MAX_PIXELS:
+      raise media.MediaError(
+        f"{container.name}: the header declares {s.width} x {s.height} pixels; at most "
+        f"{MAX_PIXELS} are decoded."
+      )
+  if max(duration, whole) > MAX_SECONDS:
+    raise media.MediaError(
+      f"{container.name}: the header declares {max(duration, whole):.0f} s; at most "
+      f"{MAX_SECONDS:.0f} s are decoded. Cut it into parts."
+    )
+  return Info(
+    path=container.name,
+    duration_s=duration,
+    start_s=_seconds(main.start_time, main.time_base) if main else 0.0,
+    rate_hz=float(v.average_rate or v.guessed_rate or 0) if v else 0.0,
+    width=width,
+    height=height,
+    num_frames=v.frames if v else 0,
+    rotation=0,
+    codec=v.codec_context.name if v else "",
+    video=v.index if v else None,
+    audio=a.index if a else None,
+    audio_rate_hz=(a.codec_context.sample_rate or 0) if a else 0,
+    num_video=len(_videos(container)),
+    num_audio=len(container.streams.audio),
+    num_subtitle=len(container.streams.subtitles),
+    exact=exact,
+  )
+
+
+def probe(path, *, stream: int | None = None) -> Info:
+  """What the header tells, and the rotation, which only a decoded frame carries.
+
+  Raises: MediaError if the file is missing, unreadable, a decompression bomb, or its
+    video stream does not begin with a frame.
+  """
+  with opened(path) as container:
+    info = describe(container, stream)
+    if info.video is None:
+      return info
+    v = container.streams[info.video]
+    v.codec_context.thread_count = 1
+    first = next(container.decode(v), None)
+    if first is None:
+      raise media.MediaError(f"{path}: the video stream has no frame.")
+    turn = first.rotation // 90 * 90
+    size = (info.height, info.width) if turn % 180 else (info.width, info.height)
+    return dataclasses.replace(info, rotation=turn, width=size[0], height=size[1])
+
+
+def scaled(width: int, height: int, size: int | None) -> tuple[int, int]:
+  """(width, height) whose short side is `size`; smaller pictures are not enlarged."""
+  short = min(width, height)
+  if not size or short <= size:
+    return width, height
+  return max(1, round(width * size / short)), max(1, round(height * size / short))
+
+
+def _picture(frame, size) -> np.ndarray:
+  """[H, W, 3] uint8, area-averaged to the size, upright."""
+  width, height = scaled(frame.width, frame.height, size)
+  rgb = frame.reformat(width, height, format="rgb24", interpolation="AREA")
+  return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), frame.rotation // 90))
+
+
+def _decode(container, v, info, start_s) -> Iterator[tuple[float, float, object]]:
+  """(time, length, frame) in order of display, from before `start_s` to the end."""
+  if start_s > 0:
+    ticks = int((start_s + info.start_s) / v.time_base)
+    container.seek(ticks, stream=v, backward=True)
+  step = 1 / info.rate_hz if info.rate_hz else 0.04
+  time = None
+  for frame in container.decode(v):
+    if frame.is_corrupt:
+      raise media.MediaError(f"{info.path}: damaged frame after {time or 0.0:.2f} s.")
+    if frame.time is not None:
+      time = float(frame.time) - info.start_s
+    else:  # raw streams and some AVI files carry no times
+      time = 0.0 if time is None else time + step
+    length = float(frame.duration * v.time_base) if frame.duration else step
+    yield time, length, frame
+
+
+def _grid(times, rate_hz, start_s, end_s) -> Iterator[float]:
+  """Times asked for, in order; endless if only the end of the video ends them."""
+  if times is not None:
+    yield from times
+    return
+  k = 0
+  while end_s is None or start_s + k / rate_hz < end_s - EPSILON_S:
+    yield start_s + k / rate_hz
+    k += 1
+
+
+def frames(
+  path,
+  *,
+  times: Sequence[float] | None = None,
+  rate_hz: float | None = None,
+  start_s: float = 0.0,
+  end_s: float | None = None,
+  size: int | None = None,
+  stream: int | None = None,
+) -> Iterator[tuple[float, np.ndarray]]:
+  """(time in s, [H, W, 3] uint8 RGB) of the frame shown at each time of a grid.
+
+  Args:
+    times: increasing times in s; those before the first or after the last frame give
+      that frame.
+    rate_hz: instead of times: start_s + k / rate_hz below `end_s` and the video's end.
+    start_s, end_s: part of the clip, with `rate_hz`.
+    size: short side in pixels, area-averaged; never enlarged. None keeps the size.
+    stream: container index of a video stream, None for the rule of this file.
+  Raises: MediaError without a video stream, without frames, on damage, and if the file
+    ends before the declared duration (by 0.1 s and two frames; where only the
+    container declares one, which sound may outlast, by 1 s and 5 %).
+  """
+  if (times is None) == (rate_hz is None) or (rate_hz is not None and rate_hz <= 0):
+    raise ValueError(f"give times or a positive rate_hz, not {times}, {rate_hz}.")
+  if times is not None and (np.diff(times) < 0).any():
+    raise ValueError("times must not decrease.")
+  start = (times[0] if len(times) else 0.0) if times is not None else start_s
+  grid = _grid(times, rate_hz, start_s, end_s)
+  with opened(path) as container:
+    info = describe(container, stream)
+    if info.video is None:
+      raise media.MediaError(f"{path}: no video stream.")
+    v = container.streams[info.video]
+    v.codec_context.thread_count = 1  # `prepare` runs one process per core
+    tick = max(EPSILON_S, min(float(v.time_base), MAX_TICK_S))
+    t, shown, end = next(grid, None), None, 0.0
+    for time, length, frame in _decode(container, v, info, start):
+      while t is not None and shown is not None and t < time - tick:
+        yield t, shown.picture(size)
+        t = next(grid, None)
+      if t is None:
+        return
+      shown, end = _Shown(frame), time + length
+    if shown is None:
+      raise media.MediaError(f"{path}: the video stream has no frame.")
+    _check_end(info, end, length)
+    while t is not None and (times is not None or t < end - tick):
+      yield t, shown.picture(size)
+      t = next(grid, None)
+
+
+def _check_end(info, end, length):
+  slack = 0.1 + 2 * length if info.exact else 1.0 + 0.05 * info.duration_s
+  if end < info.duration_s - slack:
+    raise media.MediaError(
+      f"{info.path}: cut off, {end:.2f} s of the declared {info.duration_s:.2f} s."
+    )
+
+
+class _Shown:
+  """A frame that is converted at most once, and only if a time falls on it."""
+
+  def __init__(self, frame):
+    self.frame, self.array = frame, None
+
+  def picture(self, size):
+    if self.array is None:
+      self.array = _picture(self.frame, size)
+    return self.array

@@ -1,0 +1,91 @@
+"""`python -m data_pipelines.prepare DATASET --source PATH --out DIR [options]`.
+
+Idempotent and resumable: a shard that is there is kept, a rerun makes the others.
+Exit codes: 0 done, 2 a mistake of the user, 3 too many damaged records, 75 a worker
+was killed (run the same command again).
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+
+from vlp_jax import errors, resolve
+
+ENGINE = ("shards", "workers")  # files of this package that are no data set
+
+
+def datasets() -> list[str]:
+  """Names of the data sets that can be prepared."""
+  package = importlib.import_module("data_pipelines.prepare")
+  names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+  return sorted(n for n in names if n[0] != "_" and n not in ENGINE)
+
+
+def _find(name: str) -> Callable:
+  if name not in datasets():
+    raise errors.UserError(f"no data set {name!r}.{resolve.nearest(name, datasets())}")
+  return importlib.import_module(f"data_pipelines.prepare.{name}").prepare
+
+
+def _options(parser, fn) -> None:
+  """One option for each keyword of `fn`; a bool that is True becomes --no_<name>."""
+  for name, p in inspect.signature(fn).parameters.items():
+    if p.default is inspect.Parameter.empty or name == "quiet":
+      continue
+    if isinstance(p.default, bool):
+      flag, action = (f"--no_{name}", "store_false") if p.default else (f"--{name}", "")
+      parser.add_argument(flag, dest=name, action=action or "store_true")
+    else:
+      default = os.cpu_count() if name == "processes" else p.default
+      parser.add_argument(
+        f"--{name}", type=type(p.default), default=default, help=f"default: {default}"
+      )
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    raise errors.UserError(f"{message}. {self.prog} --help lists the options.")
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command; returns its exit code."""
+  debug = "--debug" in argv
+  try:
+    return _run([a for a in argv if a != "--debug"])
+  except errors.VlpError as error:
+    if debug:
+      raise
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.exit_code
+  except KeyboardInterrupt:
+    print("error: interrupted; run the same command again to go on.", file=sys.stderr)
+    return 130
+
+
+def _run(argv) -> int:
+  names = ", ".join(datasets())
+  usage = "python -m data_pipelines.prepare"
+  if not argv or argv[0] in ("-h", "--help"):
+    print(f"{__doc__}\nData sets: {names}.\n{usage} DATASET --help lists its options.")
+    return 0 if argv else errors.UserError.exit_code
+  fn = _find(argv[0])
+  about = inspect.getdoc(fn)
+  raw = argparse.RawDescriptionHelpFormatter
+  prog = f"{usage} {argv[0]}"
+  parser = _Parser(
+    prog=prog, description=about, formatter_class=raw, allow_abbrev=False
+  )
+  parser.add_argument("--source", required=True, help="directory or file to read")
+  parser.add_argument("--out", required=True, help="directory of the prepared data set")
+  _options(parser, fn)
+  given = vars(parser.parse_args(argv[1:]))
+  fn(given.pop("source"), given.pop("out"), **given)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
