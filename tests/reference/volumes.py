@@ -1,4 +1,4 @@
-"""Convolution, pooling and batch statistics over [B, T, H, W, C], one output at a time."""
+"""Convolution, pooling, folding and colour counts over [B, T, H, W, C], in loops."""
 
 import itertools
 

@@ -1,0 +1,161 @@
+"""Multi-head attention with 3-D kernels and one matmul for all that shares an input.
+
+    A = softmax(Q K^T / sqrt(d) + bias), out = W_o (Drop(A) V)
+
+Kernels are [D, 3, heads, kv] (self) or [D, heads, kv] and [D, 2, heads, kv] (cross),
+[heads, kv, D] out. Masks are bool, True = may be seen. A query that sees nothing gets
+the plain mean of all values: finite, and its row is masked further on.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.layers import dense, dropout
+from vlp_jax.metrics import wide
+
+
+class Attended(NamedTuple):
+  """x [B, Q, D], and on request maps [B, heads, Q, K] (before dropout, float32)."""
+
+  x: jax.Array
+  maps: jax.Array | None = None
+
+
+def visible(where: jax.Array | None, full: jax.Array | None) -> jax.Array | None:
+  """One mask [B, 1 or heads, 1 or Q, K] out of keys [B, K] and pairs [B, (N,) Q, K]."""
+  if where is not None and where.ndim == 2:
+    where = where[:, None, None, :]
+  if full is not None and full.ndim == 3:
+    full = full[:, None]
+  if where is None or full is None:
+    return full if where is None else where
+  return where & full
+
+
+def attend(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  mask: jax.Array | None = None,
+  *,
+  bias: jax.Array | None = None,
+  rate: float = 0.0,
+  rng: jax.Array | None = None,
+  implementation: str | None = None,
+  maps: bool = False,
+) -> Attended:
+  """softmax(Q K^T / sqrt(d)) V.
+
+  Args:
+    query: [B, Q, N, d]; key, value: [B, K, N, d], any float; scores and softmax run in
+      float32 or wider.
+    mask: bool, broadcastable to [B, N, Q, K].
+    bias: float, broadcastable to [B, N, Q, K], added to the scores.
+    rate, rng: dropout on the probabilities; a dropout rng of None means none.
+    implementation: None for the path written out here, "xla" or "cudnn" for
+      `jax.nn.dot_product_attention`; dropout and maps always take the former.
+  Returns: x [B, Q, N, d], and maps when asked.
+  """
+  if implementation not in (None, "xla", "cudnn"):
+    raise ValueError(f'implementation {implementation!r}: None, "xla" or "cudnn".')
+  drop = rng is not None and rate > 0
+  if implementation is not None and not (drop or maps):
+    if mask is not None:  # cuDNN takes no broadcast over queries
+      heads = mask.shape[1]
+      shape = (query.shape[0], heads, query.shape[1], key.shape[1])
+      mask = jnp.broadcast_to(mask, shape)
+    return Attended(
+      jax.nn.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, implementation=implementation
+      )
+    )
+  query = query * jnp.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
+  wider = jnp.promote_types(query.dtype, jnp.float32)
+  scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=wider)
+  if bias is not None:
+    scores = scores + bias
+  if mask is not None:
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+  weights = jax.nn.softmax(scores, axis=-1)
+  found = weights if maps else None
+  if drop:
+    weights = dropout.scaled(weights, dropout.keep(rng, weights.shape, rate), rate)
+  x = jnp.einsum("bnqk,bknd->bqnd", weights.astype(value.dtype), value)
+  return Attended(x, found)
+
+
+class Attention(nn.Module):
+  """Self-attention, or attention from x to `context` where that is given.
+
+  Attributes:
+    num_heads: of width head_dim, which is the width of x over num_heads when None.
+    dropout: rate on the probabilities.
+    features: width that comes out, that of x when None.
+  """
+
+  num_heads: int
+  head_dim: int | None = None
+  features: int | None = None
+  dropout: float = 0.0
+  dtype: str = "float32"
+  implementation: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    where: jax.Array | None = None,
+    full: jax.Array | None = None,
+    *,
+    context: jax.Array | None = None,
+    train: bool = False,
+    maps: bool = False,
+  ) -> Attended:
+    """Attends.
+
+    Args:
+      x: [B, Q, D].
+      where: [B, K] bool, real keys; full: [B, Q, K] or [B, heads, Q, K] bool.
+      context: [B, K, C], where keys and values come from; x itself when None.
+    Returns: x [B, Q, features] in `dtype`, maps when asked.
+    """
+    width = x.shape[-1]
+    if self.head_dim is None and width % self.num_heads:
+      raise ValueError(f"width {width} does not divide by {self.num_heads} heads.")
+    size = (self.num_heads, self.head_dim or width // self.num_heads)
+    names = ("embed", None, "heads", "kv")
+    linear = lambda n, name: dense.Linear(
+      (n, *size), names, dtype=self.dtype, name=name
+    )
+    if context is None:
+      query, key, value = jnp.unstack(linear(3, "qkv")(x), axis=2)
+    else:
+      (query,) = jnp.unstack(linear(1, "q")(x), axis=2)
+      key, value = jnp.unstack(linear(2, "kv")(context), axis=2)
+    axes = ("act_batch", "act_length", "act_heads", None)
+    query, key, value = (
+      nn.with_logical_constraint(y, axes) for y in (query, key, value)
+    )
+    rng = self.make_rng("dropout") if train and self.dropout > 0 else None
+    out = attend(
+      query,
+      key,
+      value,
+      visible(where, full),
+      rate=self.dropout,
+      rng=rng,
+      implementation=self.implementation,
+      maps=maps,
+    )
+    back = dense.Linear(
+      self.features or width,
+      ("heads", "kv", "embed"),
+      contract=2,
+      dtype=self.dtype,
+      name="out",
+    )
+    return Attended(back(out.x), None if out.maps is None else wide(out.maps))

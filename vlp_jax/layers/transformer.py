@@ -1,0 +1,153 @@
+"""The BERT block and a stack of them, scanned so that depth costs no compile time.
+
+    h = LN(x + Drop(W_o MHA(x))),  y = LN(h + Drop(W_2 act(W_1 h)))
+
+Post-norm with eps 1e-12 and the erf form of GELU, as in BERT (arXiv 1810.04805) and all
+single-stream systems but VLP (eps 1e-5).
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from vlp_jax.layers import attention, dense, dropout
+from vlp_jax.metrics import wide
+
+# What the backward pass finds stored; the rest it computes again.
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Encoded(NamedTuple):
+  """x [B, M, D]; on request hidden [depth, B, M, D], maps [depth, B, heads, M, M]."""
+
+  x: jax.Array
+  hidden: jax.Array | None = None
+  maps: jax.Array | None = None
+
+
+class Block(nn.Module):
+  """One post-norm layer.
+
+  Attributes:
+    dropout: rate after attention and MLP; attention_dropout: on the probabilities, the
+      same when None.
+    eps: of the norms; act: name in `dense.ACTIVATIONS`.
+  """
+
+  num_heads: int
+  mlp_dim: int
+  dropout: float = 0.1
+  attention_dropout: float | None = None
+  eps: float = 1e-12
+  act: str = "gelu"
+  dtype: str = "float32"
+  implementation: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    where: jax.Array | None = None,
+    full: jax.Array | None = None,
+    *,
+    train: bool = False,
+    maps: bool = False,
+  ) -> attention.Attended:
+    rate = self.dropout
+    if train and rate > 0:  # both hidden masks out of one draw
+      kept = dropout.keep(self.make_rng("dropout"), (2, *x.shape), rate)
+      drop = lambda y, i: dropout.scaled(y, kept[i], rate)
+    else:
+      drop = lambda y, i: y
+    axes = ("act_batch", "act_length", "act_embed")
+    norm = lambda name: dense.LayerNorm(self.eps, self.dtype, name=name)
+    attended = attention.Attention(
+      self.num_heads,
+      dropout=rate if self.attention_dropout is None else self.attention_dropout,
+      dtype=self.dtype,
+      implementation=self.implementation,
+      name="attention",
+    )(x, where, full, train=train, maps=maps)
+    # The sum in float32: in bfloat16 the residual would lose what the layer adds.
+    x = norm("attention_norm")(wide(x) + drop(attended.x, 0))
+    x = nn.with_logical_constraint(x, axes)
+    up = dense.Linear(self.mlp_dim, ("embed", "mlp"), dtype=self.dtype, name="mlp_in")
+    down = dense.Linear(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="mlp_out")
+    y = dense.activation(self.act)(up(x))
+    y = nn.with_logical_constraint(y, ("act_batch", "act_length", "act_mlp"))
+    x = norm("mlp_norm")(wide(x) + drop(down(y), 1))
+    return attention.Attended(nn.with_logical_constraint(x, axes), attended.maps)
+
+
+class Stack(nn.Module):
+  """`depth` blocks; their parameters are stacked under "layers", [depth, ...].
+
+  Attributes:
+    remat: "none", "dots" (matmuls are kept) or "full" (only the layers' inputs are).
+    unroll: layers a step of the scan.
+  """
+
+  depth: int
+  num_heads: int
+  mlp_dim: int
+  dropout: float = 0.1
+  attention_dropout: float | None = None
+  eps: float = 1e-12
+  act: str = "gelu"
+  dtype: str = "float32"
+  implementation: str | None = None
+  remat: str = "none"
+  unroll: int = 1
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    where: jax.Array | None = None,
+    full: jax.Array | None = None,
+    *,
+    train: bool = False,
+    hidden: bool = False,
+    maps: bool = False,
+  ) -> Encoded:
+    """Runs all layers.
+
+    Args:
+      x: [B, M, D]; where: [B, M] bool, real keys; full: [B, M, M] or [B, heads, M, M].
+      hidden, maps: whether to return the states and attention maps of every layer.
+    """
+    if self.remat not in REMAT:
+      raise ValueError(f"remat {self.remat!r}; known: {', '.join(REMAT)}.")
+    block = Block(
+      self.num_heads,
+      self.mlp_dim,
+      self.dropout,
+      self.attention_dropout,
+      self.eps,
+      self.act,
+      self.dtype,
+      self.implementation,
+      name="layers",
+    )
+
+    def body(block, x, _):
+      out = block(x, where, full, train=train, maps=maps)
+      return out.x, (out.x if hidden else None, out.maps)
+
+    if self.remat != "none":
+      body = nn.remat(body, policy=REMAT[self.remat], prevent_cse=False)
+    scan = nn.scan(
+      body,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=self.depth,
+      unroll=self.unroll,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    x, (states, seen) = scan(block, x.astype(self.dtype), None)
+    return Encoded(x, states, seen)

@@ -1,0 +1,267 @@
+"""UNITER: one Transformer over words and image regions (arXiv 1909.11740).
+
+Reads:   text_ids, _mask [B, L], and if given _types, _positions [B, L], _delta
+         [B, L, D]; regions_features [B, R, Dr], _boxes [B, R, 7], _mask [B, R], and if
+         given _types [B, R], _delta [B, R, Dr], regions_masked [B, R]; regions2_* the
+         same for the second image of NLVR2; fuse_index [B, M] to compact text and
+         regions; mlm_positions [B, P].
+Returns: text [B, L, D], regions [B, R, D] (0 at padding), pooled [B, D], and of the
+         `heads`: mlm_logits [B, P, V], mrfr [B, R, Dr], mrc_logits [B, R, C],
+         itm_logits [B, 2] (class 1: a match), rank_logits [B], answer_logits [B, A],
+         choice_logits [B, 2], region_logits [B, R], label_logits [B, 2] (NLVR2).
+         On request hidden [depth, B, M, D] and maps [depth, B, heads, M, M].
+
+Types are 0 for text, 1 for regions, 2 for the second image. NLVR2 comes in three
+published forms: `pair` and `paired_attn` encode (text, image) twice, `triplet` once
+with both images. Without regions2 the first two take rows as the published loader lays
+them: (text 0, left 0), (text 0, right 0), (text 1, left 1), ...
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.fusion import single_stream
+from vlp_jax.heads import answer, match, mlm, pooler, region
+from vlp_jax.layers import embeddings
+from vlp_jax.towers import regions
+
+MU = dict(  # for tests: other numbers, same code
+  width=64, depth=2, num_heads=2, region_dim=16, region_classes=11, max_positions=64
+)
+VARIANTS = {
+  "mu": MU,
+  "small": dict(width=256, depth=4, num_heads=4),
+  "base": dict(width=768, depth=12, num_heads=12),
+  "large": dict(width=1024, depth=24, num_heads=16),
+}
+PRETRAIN = ("mlm", "mrfr", "mrc", "itm")
+NLVR2 = ("pair", "triplet", "paired_attn")
+HEADS = (*PRETRAIN, "rank", "vqa", "vcr", "refer", "refer_mlp", *NLVR2)
+
+
+class Model(nn.Module):
+  """See the header.
+
+  Attributes:
+    vocab_size: injected with the vocabulary.
+    heads: names of HEADS; the default is the pretraining model.
+    num_answers: of the head "vqa" (VQA 3129, visual entailment 3).
+    type_vocab: rows of the type table; 3 for NLVR2, 4 for VCR.
+    dtype: of activations and matmuls; parameters, norms, logits stay float32.
+    remat, implementation: see `layers.transformer` and `layers.attention`.
+  """
+
+  vocab_size: int
+  width: int
+  depth: int
+  num_heads: int
+  mlp_dim: int | None = None  # 4 * width
+  region_dim: int = 2048
+  region_classes: int = 1601
+  type_vocab: int = 2
+  max_positions: int = 512
+  heads: tuple[str, ...] = PRETRAIN
+  num_answers: int = 0
+  dropout: float = 0.1
+  attention_dropout: float | None = None
+  eps: float = 1e-12
+  act: str = "gelu"
+  dtype: str = "float32"
+  remat: str = "none"
+  implementation: str | None = None
+
+  def setup(self):
+    unknown = set(self.heads) - set(HEADS)
+    if unknown:
+      raise ValueError(f"heads {sorted(unknown)} are not of {', '.join(HEADS)}.")
+    if ("vqa" in self.heads) != (self.num_answers > 0):
+      raise ValueError(
+        f"num_answers={self.num_answers} and heads={self.heads}: the head 'vqa' needs "
+        "the number of answers, the others take none."
+      )
+    if set(self.heads) & set(NLVR2) and self.type_vocab < 3:
+      raise ValueError(f"type_vocab={self.type_vocab}: NLVR2 needs 3, one an image.")
+    width, shared = self.width, dict(eps=self.eps, dtype=self.dtype)
+    self.embed_text = embeddings.Bert(
+      self.vocab_size,
+      width,
+      self.max_positions,
+      self.type_vocab,
+      self.dropout,
+      **shared,
+    )
+    self.embed_regions = regions.Regions(width, self.region_dim, self.dropout, **shared)
+    self.encoder = single_stream.Encoder(
+      self.depth,
+      self.num_heads,
+      self.mlp_dim or 4 * width,
+      self.dropout,
+      self.attention_dropout,
+      act=self.act,
+      implementation=self.implementation,
+      remat=self.remat,
+      **shared,
+    )
+    self.pooler = pooler.Pooler(dtype=self.dtype)
+    make = {
+      "mlm": lambda: mlm.Mlm(self.act, **shared),
+      "mrfr": lambda: region.Mrfr(**shared),
+      "mrc": lambda: region.Mrc(self.region_classes, **shared),
+      "itm": match.Match,
+      "rank": lambda: match.Match(1),
+      "vqa": lambda: answer.Answer(self.num_answers, 2 * width, **shared),
+      "vcr": lambda: answer.Answer(2, 2 * width, "relu", **shared),
+      "refer": lambda: match.Match(1),
+      "refer_mlp": lambda: answer.Answer(1, width, **shared),
+      "pair": match.Match,
+      "triplet": match.Match,
+      "paired_attn": lambda: match.PairedAttention(
+        self.num_heads, self.dropout, self.dtype
+      ),
+    }
+    self.head = {name: make[name]() for name in self.heads}
+
+  def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every batch key of the configured heads, at a tiny size."""
+    rows, length, count = 2, 3, 2
+    make = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+    spec = {
+      "text_ids": make(jnp.int32, length),
+      "text_mask": make(jnp.bool_, length),
+      "mlm_positions": make(jnp.int32, 1),
+      "regions_masked": make(jnp.bool_, count),
+    }
+    for name in ("regions", "regions2")[: 1 + bool(set(self.heads) & set(NLVR2))]:
+      spec[f"{name}_features"] = make(jnp.float32, count, self.region_dim)
+      spec[f"{name}_boxes"] = make(jnp.float32, count, 7)
+      spec[f"{name}_mask"] = make(jnp.bool_, count)
+    return spec
+
+  def _embed(self, batch, images, train):
+    """Streams and masks of the text and the named images, as far as they are given."""
+    streams = {}
+    if "text_ids" in batch:  # static: a missing modality is a missing key
+      streams["text"] = self.embed_text(
+        batch["text_ids"],
+        types=batch.get("text_types"),
+        positions=batch.get("text_positions"),
+        delta=batch.get("text_delta"),
+        train=train,
+      )
+    for kind, name in enumerate(images, 1):
+      if f"{name}_features" not in batch:
+        continue
+      types = batch.get(f"{name}_types", kind)
+      streams[name] = self.embed_regions(
+        batch[f"{name}_features"],
+        batch[f"{name}_boxes"],
+        self.embed_text.type(types),
+        masked=batch.get("regions_masked") if name == "regions" else None,
+        delta=batch.get(f"{name}_delta"),
+        train=train,
+      )
+    if not streams:
+      raise KeyError("uniter needs text_ids or regions_features in the batch.")
+    return streams, {k: batch[f"{k}_mask"] for k in streams}
+
+  def encode(
+    self,
+    batch: Mapping[str, jax.Array],
+    *,
+    images: tuple[str, ...] = ("regions",),
+    train: bool = False,
+    hidden: bool = False,
+    maps: bool = False,
+  ) -> dict[str, jax.Array]:
+    """States of every stream and `pooled`, the pooled state of the first text token."""
+    streams, masks = self._embed(batch, images, train)
+    index = batch.get("fuse_index")
+    fused = self.encoder(
+      streams, masks, index=index, train=train, hidden=hidden, maps=maps
+    )
+    out = dict(fused.streams)
+    if "text" in out:
+      out["pooled"] = self.pooler(out["text"][:, 0])
+    if hidden:
+      out["hidden"] = fused.hidden
+    if maps:
+      out["maps"] = fused.maps
+    return out
+
+  def __call__(
+    self,
+    batch: Mapping[str, jax.Array],
+    *,
+    train: bool = False,
+    hidden: bool = False,
+    maps: bool = False,
+  ) -> dict[str, jax.Array]:
+    images = ("regions", "regions2") if "triplet" in self.heads else ("regions",)
+    out = self.encode(batch, images=images, train=train, hidden=hidden, maps=maps)
+    if "text" in out:
+      out |= self._text_heads(batch, out)
+    if "regions" in out:
+      out |= self._region_heads(batch, out)
+    if set(self.heads) & {"pair", "paired_attn"}:
+      out |= self._two_images(batch, out, train)
+    return out
+
+  def _text_heads(self, batch, out):
+    head, more = self.head, {}
+    if "mlm" in head and "mlm_positions" in batch:
+      words = mlm.at_positions(out["text"], batch["mlm_positions"])
+      more["mlm_logits"] = head["mlm"](words, self.embed_text.table)  # tied
+    if "rank" in head:
+      more["rank_logits"] = head["rank"](out["pooled"])[:, 0]
+    names = {
+      "itm": "itm_logits",
+      "vqa": "answer_logits",
+      "vcr": "choice_logits",
+      "triplet": "label_logits",
+    }
+    return more | {v: head[k](out["pooled"]) for k, v in names.items() if k in head}
+
+  def _region_heads(self, batch, out):
+    head, x, more = self.head, out["regions"], {}
+    if "mrfr" in head:
+      more["mrfr"] = head["mrfr"](x, self.embed_regions.kernel)  # tied
+    if "mrc" in head:
+      more["mrc_logits"] = head["mrc"](x)
+    for name in ("refer", "refer_mlp"):
+      if name in head:  # a softmax over regions: padding is out of it
+        scores = head[name](x)[..., 0]
+        least = jnp.finfo(scores.dtype).min
+        more["region_logits"] = jnp.where(batch["regions_mask"], scores, least)
+    return more
+
+  def _two_images(self, batch, first, train):
+    """NLVR2 with one sequence an image; each side is the tokens of a sequence."""
+    names = [k for k in ("text", "regions") if k in first]
+    where = jnp.concatenate([batch[f"{k}_mask"] for k in names], axis=1)
+    join = lambda out: jnp.concatenate([out[k] for k in names], axis=1)
+    if "regions2_features" in batch:
+      right = {
+        k.replace("regions2_", "regions_"): x
+        for k, x in batch.items()
+        if not k.startswith(("regions_", "fuse_"))
+      }
+      if "regions_types" not in right:
+        shape = right["regions_mask"].shape
+        right["regions_types"] = jnp.full(shape, 2, jnp.int32)
+      second = self.encode(right, train=train)
+      sides = (join(first), join(second))
+      pooled = (first["pooled"], second["pooled"])
+      other = jnp.concatenate([right[f"{k}_mask"] for k in names], axis=1)
+      wheres = (where, other)
+    else:  # rows come in pairs
+      x = join(first)
+      split = lambda y: (y[::2], y[1::2])
+      sides, pooled, wheres = split(x), split(first["pooled"]), split(where)
+    if "pair" in self.head:
+      both = jnp.concatenate(pooled, axis=-1)
+      return {"label_logits": self.head["pair"](both)}
+    logits = self.head["paired_attn"](*sides, *wheres, train=train)
+    return {"label_logits": logits}
