@@ -12,6 +12,7 @@ from absl import flags
 from vlp_jax import resolve
 from vlp_jax.errors import UserError, VlpError
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 flags.DEFINE_bool("debug", False, "Show tracebacks of user errors.")
 
 

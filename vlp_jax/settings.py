@@ -17,6 +17,7 @@ from vlp_jax import resolve
 from vlp_jax.errors import UserError
 from vlp_jax.vocab import Vocab
 
+TWIN = "synthetic/"  # paths that begin so are generated stand-ins
 TASK_KEYS = ("objective", "weight", "input")  # all other keys go to the objective
 
 
@@ -107,6 +108,15 @@ def plain(config: Any) -> Any:
     return {str(k): plain(v) for k, v in config.items()}
   if isinstance(config, list | tuple):
     return tuple(plain(v) for v in config)
+  return config
+
+
+def with_twins(config: Any) -> Any:
+  """The config with paths "synthetic/NAME/..." as places on disk, made if need be."""
+  if isinstance(config, Mapping):
+    return {k: with_twins(v) for k, v in config.items()}
+  if isinstance(config, str) and config.startswith(TWIN):
+    return resolve.module("data_pipelines.synthetic", "twins").place(config)
   return config
 
 
@@ -202,6 +212,9 @@ def check_input(what: str, given: Mapping[str, Any]) -> None:
   """The prepared data exist. Reads one JSON, nothing else."""
   if not given.get("dir"):
     raise UserError(f"{what}.dir is missing: the folder that prepare wrote.")
+  if given["dir"].startswith(TWIN):
+    resolve.module("data_pipelines.synthetic", "twins").name_of(given["dir"])
+    return
   info = epath.Path(given["dir"]) / "dataset_info.json"
   if not info.exists():
     raise UserError(

@@ -71,6 +71,7 @@ class Run:
     self.settings = s = settings_lib.load(self.config)
     settings_lib.check(s, vocab=settings_lib.stand_in(), data_given=data is not None)
     self.mesh = sharding.mesh(s.mesh, devices)
+    self.settings = s = settings_lib.load(settings_lib.with_twins(self.config))
     self.workdir, self.profile = workdir, profile
     self.vocab, self.tokeniser = settings_lib.vocabulary(s)
     inject = {"vocab": self.vocab, "vocab_size": self.vocab.size}

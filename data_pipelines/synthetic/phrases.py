@@ -1,9 +1,10 @@
 """English for programmes: what each kind of statement says, in many wordings.
 
-`draw(rng, kind, family)` gives (text, programme). Wordings follow the sentences of
+`draw(rng, kind, scene)` gives (text, programme). Wordings follow the sentences of
 NLVR: numerals as words or digits, "item", "object" or "shape", "box" or "tower". The
 kinds, by what has to be understood:
 
+  list                         what there is, two to four counts at once: a caption
   exists none count compare    objects of the picture, by shape, colour and size
   edge                         objects that touch a wall or a corner of their box
   box pair boxes every same    quantifiers over the boxes (or towers)
@@ -19,6 +20,7 @@ import numpy as np
 from data_pipelines.synthetic.box_scenes import COLOURS, SHAPES, SIZES
 
 KINDS = {  # kind: (weight, families it is said of)
+  "list": (6, ("scatter", "tower")),
   "exists": (6, ("scatter", "tower")),
   "none": (3, ("scatter", "tower")),
   "count": (6, ("scatter", "tower")),
@@ -45,6 +47,7 @@ _TOUCHING = {
   "right": ("the right wall", "the right side of a box"),
 }
 _GENERAL = {"scatter": ("item", "object"), "tower": ("block", "block", "item")}
+_LISTED = (("colour",), ("shape",), ("colour", "shape"))
 _ANY = ("any",)
 
 
@@ -127,8 +130,12 @@ def _amount(rng, *, most=5) -> tuple[str, str, int]:
     ),
     "<=": _pick(rng, ("at most", n), ("less than", n + 1), ("fewer than", n + 1)),
   }[op]
-  number = _pick(rng, _NUMBERS[shown], str(shown))
-  return f"{say} {number}", op, n
+  return f"{say} {_number(rng, shown)}", op, n
+
+
+def _number(rng, n: int) -> str:
+  """As a word or in digits; in digits above eight."""
+  return _pick(rng, _NUMBERS[n], str(n)) if n < len(_NUMBERS) else str(n)
 
 
 def _shown(words: str) -> int:
@@ -151,6 +158,35 @@ def _where(rng, family) -> str:
 
 def _image(rng) -> str:
   return _pick(rng, "The image", "The picture") + _pick(rng, " has", " contains")
+
+
+def _list(rng, scene):
+  """Counts of the scene itself, so that it comes true of one at all."""
+  family = scene.family
+  group, end = scene.objects, " in the image"
+  if rng.randint(3) == 0:
+    group, end = scene.boxes[rng.randint(len(scene.boxes))], ""
+  by = ("colour",) if family == "tower" else _pick(rng, *_LISTED)
+  found = sorted({tuple(getattr(o, k) for k in by) for o in group})
+  word = _pick(rng, *_GENERAL[family])
+  parts, means = [], []
+  for i in rng.permutation(len(found))[:4]:
+    own = dict(zip(by, found[i], strict=True))
+    n = sum(all(getattr(o, k) == v for k, v in own.items()) for o in group)
+    colours = (own["colour"],) if "colour" in own else ()
+    noun = _noun(rng, family, shape=own.get("shape", ""), colours=colours, word=word)
+    parts.append(f"{_number(rng, n)} {noun.of(n)}")
+    means.append(("count", noun.means, "==", n))
+  programme = means[0]
+  for part in means[1:]:
+    programme = ("both", programme, part)
+  said = f"exactly {' and '.join((', '.join(parts[:-1]), parts[-1]))}"
+  said = f"exactly {parts[0]}" if len(parts) == 1 else said
+  if not end:
+    return f"{_a_home(rng, family)} {said}", ("boxes", programme, ">=", 1)
+  verb = "is" if said.startswith(("exactly one", "exactly 1 ")) else "are"
+  text = _pick(rng, f"There {verb} {said}", f"There {verb} {said}{end}")
+  return _pick(rng, text, f"{_image(rng)} {said}"), programme
 
 
 def _exists(rng, family):
@@ -386,14 +422,16 @@ _DRAW = {
 }
 
 
-def draw(rng: np.random.RandomState, kind: str, family: str) -> tuple[str, tuple]:
-  """(text, programme) of a statement about a scene of the family.
+def draw(rng: np.random.RandomState, kind: str, scene) -> tuple[str, tuple]:
+  """(text, programme) of a statement that can be said of scenes of this family.
 
+  Only "list" looks at more of the `box_scenes.Scene` than its family, and is true of it.
   Raises: KeyError on an unknown kind, ValueError if it is not said of the family.
   """
+  family = scene.family
   if family not in KINDS[kind][1]:
     raise ValueError(f"kind {kind!r} is said of {KINDS[kind][1]}, not of {family!r}.")
-  text, programme = _DRAW[kind](rng, family)
+  text, programme = _list(rng, scene) if kind == "list" else _DRAW[kind](rng, family)
   lower = rng.randint(3) == 0
   text = text[0].lower() + text[1:] if lower else text[0].upper() + text[1:]
   return text + _pick(rng, ".", ".", ""), programme

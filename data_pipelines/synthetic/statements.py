@@ -52,11 +52,20 @@ class _Pool:
     self.rng, self.scenes = rng, scenes
     self.surplus = np.zeros(len(scenes), np.int64)
 
-  def pair(self, programme) -> tuple[int, int] | None:
-    """(scene of which it is true, scene of which it is false) or None."""
+  def needy(self) -> int:
+    """A scene with more false rows than most."""
+    tried = self.rng.randint(len(self.scenes), size=_TRIES)
+    return int(tried[self.surplus[tried].argmin()])
+
+  def pair(self, programme, first: int) -> tuple[int, int] | None:
+    """(scene of which it is true, scene of which it is false), or None.
+
+    Scene `first` and then others in a drawn order are looked at until both are found.
+    """
     order = self.rng.permutation(len(self.scenes))
+    order = [first, *(i for i in order[: _TRIES * _ROUNDS - 1] if i != first)]
     seen, truth = [], []
-    for i in order[: _TRIES * _ROUNDS]:
+    for i in order:
       seen.append(i)
       truth.append(programmes.verify(programme, self.scenes[i]))
       if len(seen) % _TRIES == 0 and 0 < sum(truth) < len(truth):
@@ -110,7 +119,7 @@ def generate(
     places = list(weights)
     p = np.array([weights[k] for k in places], np.float64)
     kind, family = places[rng.choice(len(places), p=p / p.sum())]
-    found = _draw_pair(rng, kind, family, pools[family], test, avoid)
+    found = _draw_pair(rng, kind, pools[family], test, avoid)
     if found is None:
       del weights[kind, family]  # these scenes are too alike for this kind
       continue
@@ -121,12 +130,13 @@ def generate(
   return rows
 
 
-def _draw_pair(rng, kind, family, pool, test, avoid):
+def _draw_pair(rng, kind, pool, test, avoid):
   for _ in range(_DRAWS):
-    text, programme = phrases.draw(rng, kind, family)
+    first = pool.needy()
+    text, programme = phrases.draw(rng, kind, pool.scenes[first])
     if (fold_of(text) == 0) != test or normal(text) in avoid:
       continue
-    pair = pool.pair(programme)
+    pair = pool.pair(programme, first)
     if pair is not None:
       return text, programme, pair
   return None

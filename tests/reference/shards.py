@@ -98,7 +98,7 @@ def statements(dir, num: int, *, split="train", shards=2, **keywords):
   with index.ShardWriter(dir, split, shards) as writer:
     for k in range(num):
       writer.write(k % shards, statement(k, **keywords))
-  index.write_info(dir, {"name": "tiny", "kind": "regions", "splits": [split]})
+  index.write_info(dir, {"name": "tiny", "kind": "text_regions", "splits": [split]})
   return dir
 
 

@@ -1,0 +1,272 @@
+"""Batches of a task: the plan says which examples, `read` fetches them.
+
+`build` gives the endless training batches of one host, `evaluation` every example
+exactly once. Both take the `input` of a config:
+
+  dict(task="nlvr", dir=..., split="train", tokens=10_240)  # a ladder of shapes
+  dict(task="narrated_clips", dir=..., split="train", rows=64)  # one shape
+
+With `rows` the remainder of an epoch is dropped (other examples each epoch), so that a
+contrastive batch is always full; with `tokens` every example comes once an epoch.
+"""
+
+import hashlib
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines import index, plan, quarantine
+from vlp_jax import batch as contract
+from vlp_jax import resolve
+from vlp_jax.errors import CheckpointError, DataBudgetError, UserError
+
+CANDIDATES = 4  # the planned example and three spares
+_HARNESS = ("table", "info", "vocab", "train")  # what this file gives to a task
+
+
+class _Source:
+  """A task over a split, opened: table, definition, rungs, reader."""
+
+  def __init__(
+    self,
+    dir: str,
+    split: str,
+    task: str,
+    *,
+    rows: int | None = None,
+    tokens: int | None = None,
+    multiple: int = 1,
+    workers: int = 2,
+    bad_records: str | None = None,
+    budget: int | None = None,
+  ):
+    if (rows is None) == (tokens is None):
+      raise UserError("input: set either rows (one shape) or tokens (a ladder).")
+    self.rows, self.tokens, self.multiple = rows, tokens, multiple
+    self.table, self.info = index.load(dir, split), index.read_info(dir)
+    self.place, self.workers = resolve.module("data_pipelines.tasks", task), workers
+    self.quarantine = quarantine.Quarantine(self.table, budget=budget, file=bad_records)
+
+  def open(self, keywords, *, vocab, train, seed=0):
+    from data_pipelines import read  # ten seconds of TensorFlow: after cheap checks
+
+    define = resolve.bind(
+      self.place.define, keywords, inject={"vocab": vocab}, skip=_HARNESS, what="input"
+    )
+    self.definition = define(self.table, self.info, vocab=vocab, train=train)
+    if not len(self.definition.record):
+      raise UserError(
+        f"{self.table.dir} ({self.table.split}): no example of {len(self.table)} "
+        f"passes the filters of task {self.place.__name__.rsplit('.', 1)[1]!r}."
+      )
+    lengths = self.definition.lengths
+    self.lengths = np.zeros(len(self.definition.record), int)
+    self.lengths = self.lengths if lengths is None else np.asarray(lengths)
+    self.rungs = self._rungs(train)
+    self.reader = read.Reader(
+      self.table, self.definition, self.rungs, seed=seed, workers=self.workers
+    )
+    return self
+
+  def _rungs(self, train) -> Sequence[plan.Rung]:
+    if self.tokens is not None and self.definition.lengths is None:
+      raise UserError("input.tokens needs examples of many lengths; set input.rows.")
+    longest = -(-int(self.lengths.max()) // 8) * 8
+    if self.tokens is not None:
+      rungs = plan.ladder(self.lengths, self.tokens, multiple=self.multiple)
+      return rungs if train else rungs[-1:]
+    if self.rows < 1 or self.rows % self.multiple:
+      near = max(round(self.rows / self.multiple), 1) * self.multiple
+      raise UserError(
+        f"input.rows={self.rows} is not divisible by {self.multiple} data shards. "
+        f"The nearest size is {near}."
+      )
+    return (plan.Rung(longest, self.rows),)
+
+  def slice(self, host: int, num_hosts: int) -> None:
+    """Checks that every batch divides by the hosts."""
+    rows = math.gcd(*(r.rows for r in self.rungs))
+    if not 0 <= host < num_hosts or rows % num_hosts:
+      raise UserError(
+        f"host {host} of {num_hosts}: batches of {[r.rows for r in self.rungs]} rows "
+        "do not divide by the hosts."
+      )
+
+  def fixed(self, seed: int, full: bool) -> dict:
+    """What a saved position must agree in."""
+    digest = hashlib.sha256(repr((plan.VERSION, self.rungs, full)).encode())
+    for x in (self.definition.record, self.definition.sub, self.lengths):
+      digest.update(np.asarray(x, "<i8").tobytes())
+    digest.update(self.definition.digest.encode())
+    order = f"{plan.VERSION}-{digest.hexdigest()[:16]}"
+    return {"seed": seed, "plan": order, "data": self.table.fingerprint}
+
+  def finish(self, planned: Mapping, made: dict) -> dict[str, np.ndarray]:
+    """The batch of the contract; damaged records go to quarantine."""
+    rung, rows = int(planned["rung"]), made["row"]
+    for used, candidates in zip(rows, planned["candidates"], strict=True):
+      tried = candidates[candidates != plan.NONE]
+      lost = tried if used == plan.NONE else tried[: int((tried == used).argmax())]
+      for row in lost:
+        record = int(self.definition.record[row])
+        if record not in self.quarantine.bad:
+          reason = self.reader.reason(int(row), int(planned["epoch"]), rung)
+          self.quarantine.add(record, reason)
+      if len(lost) == CANDIDATES:
+        raise DataBudgetError(
+          f"{self.table.dir}: {CANDIDATES} examples in a row are damaged, the last: "
+          f"{self.quarantine.bad[record]}. Run data_pipelines.validate on it."
+        )
+    made["example_mask"] = rows != plan.NONE
+    out = self.definition.finish(made, self.rungs[rung].length)
+    contract.check(out)
+    return out
+
+
+class Batches:
+  """The rows of one host of an endless sequence of batches.
+
+  `next` gives numpy arrays by the contract of `vlp_jax.batch`; `get_state` is the
+  position behind the last batch taken: window, batch, seed, plan and data. It fits any
+  number of hosts.
+
+  Attributes:
+    num_examples: N after filters.
+    rungs: ((length, rows of the global batch), ...); length 0 if all are of one shape.
+    bad: record -> where and why, of what was lost so far.
+  """
+
+  def __init__(self, source: _Source, *, seed: int, host: int, num_hosts: int):
+    full = source.tokens is None
+    self._source, self._host, self._num_hosts = source, host, num_hosts
+    self._plan = plan.Plan(source.lengths, source.rungs, seed, full)
+    self._fixed = source.fixed(seed, full)
+    self._state = {"window": 0, "batch": 0, **self._fixed}
+    self._stream = None
+    self.num_examples, self.rungs = len(source.lengths), source.rungs
+    self.bad = source.quarantine.bad
+
+  def _planned(self, window, batch):  # runs ahead of the loop
+    while True:
+      epoch, batches = self._plan.window(window)
+      for k in range(batch, len(batches)):
+        rung, ids = batches[k]
+        table = self._plan.candidates(window, k, rung, ids, CANDIDATES)
+        yield {
+          **{"window": window, "batch": k, "epoch": epoch, "rung": rung},
+          "candidates": np.split(table, self._num_hosts)[self._host],
+        }
+      window, batch = window + 1, 0
+
+  def __iter__(self) -> "Batches":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._stream is None:
+      at = self._state["window"], self._state["batch"]
+      self._stream = self._source.reader.stream(self._planned(*at))
+    planned, made = next(self._stream)
+    batch = self._source.finish(planned, made)
+    at = {"window": int(planned["window"]), "batch": int(planned["batch"]) + 1}
+    self._state = {**at, **self._fixed}
+    return batch
+
+  def get_state(self) -> dict:
+    """JSON-able, under 1 kB."""
+    return dict(self._state)
+
+  def set_state(self, state: Mapping) -> None:
+    """Goes on behind the batch of that state.
+
+    Raises: CheckpointError if seed, plan or data differ.
+    """
+    if set(state) != set(self._state):
+      raise CheckpointError(
+        f"the data position has keys {sorted(state)}; expected {sorted(self._state)}."
+      )
+    hint = {
+      "seed": "set the seed of the checkpoint",
+      "plan": "rows or tokens, filters or vocabulary changed",
+      "data": "the shards changed; restore them or start anew",
+    }
+    for key, value in self._fixed.items():
+      if state[key] != value:
+        raise CheckpointError(
+          f"the data position of the checkpoint has {key} {state[key]!r}, the input "
+          f"has {value!r}: {hint[key]}."
+        )
+    self._state, self._stream = dict(state), None
+
+
+class Evaluation:
+  """Every example exactly once, in order; each `iter` starts again.
+
+  The last batch is filled with rows of `example_mask` False; so is a damaged record,
+  which is reported like in training.
+  """
+
+  def __init__(self, source: _Source, *, host: int, num_hosts: int):
+    self._source, self._host, self._num_hosts = source, host, num_hosts
+    self.num_examples, self.rungs = len(source.lengths), source.rungs
+    self.bad = source.quarantine.bad
+
+  def __len__(self) -> int:
+    return -(-self.num_examples // self.rungs[0].rows)
+
+  def _planned(self):
+    rows = self.rungs[0].rows
+    for k in range(len(self)):
+      ids = np.arange(k * rows, (k + 1) * rows)
+      ids[ids >= self.num_examples] = plan.NONE
+      mine = np.split(ids[:, None], self._num_hosts)[self._host]
+      yield {"window": 0, "batch": k, "epoch": 0, "rung": 0, "candidates": mine}
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    for planned, made in self._source.reader.stream(self._planned()):
+      yield self._source.finish(planned, made)
+
+
+def _open(input, *, vocab, train, seed, host, num_hosts):
+  given = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(input).items()}
+  own = inspect.signature(_Source).parameters
+  mine = {k: given.pop(k) for k in list(given) if k in own}
+  source = resolve.bind(_Source, mine, what="input")()
+  known = [k for k in inspect.signature(source.place.define).parameters]
+  for key in given:
+    if key not in known or key in _HARNESS:
+      names = (set(known) | set(own)) - set(_HARNESS)
+      raise UserError(f"input: unknown key {key!r}.{resolve.nearest(key, names)}")
+  source.open(given, vocab=vocab, train=train, seed=seed)
+  source.slice(host, num_hosts)
+  return source
+
+
+def build(
+  input: Mapping, *, vocab=None, seed: int = 0, host: int = 0, num_hosts: int = 1
+) -> Batches:
+  """Training batches.
+
+  Args:
+    input: task, dir, split; rows or tokens; optional multiple (data shards, rows are a
+      multiple of it), workers, bad_records (a file to append to), budget (of damaged
+      records); and the keywords of the task's `define`.
+    vocab: of `data_pipelines.vocabularies`; None for tasks without text.
+  Raises: UserError on unknown keys, missing data, too few examples; while running
+    DataBudgetError when more records are damaged than the budget allows.
+  """
+  source = _open(
+    input, vocab=vocab, train=True, seed=seed, host=host, num_hosts=num_hosts
+  )
+  return Batches(source, seed=seed, host=host, num_hosts=num_hosts)
+
+
+def evaluation(
+  input: Mapping, *, vocab=None, host: int = 0, num_hosts: int = 1
+) -> Evaluation:
+  """Evaluation batches; `input` as in `build`, all of the shape of the longest rung."""
+  source = _open(
+    input, vocab=vocab, train=False, seed=0, host=host, num_hosts=num_hosts
+  )
+  return Evaluation(source, host=host, num_hosts=num_hosts)

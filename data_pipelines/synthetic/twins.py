@@ -1,0 +1,65 @@
+"""Small generated stand-ins for data sets, made on first use: `dir="synthetic/NAME"`.
+
+A config's `:runlocal` form reads one instead of its real data, so that it runs anywhere
+in seconds. They are kept under VLP_JAX_CACHE (default ~/.cache/vlp_jax).
+"""
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+
+from data_pipelines.prepare import narrated, scenes
+from data_pipelines.synthetic import corpus
+from vlp_jax.errors import UserError
+from vlp_jax.resolve import nearest
+
+PREFIX = "synthetic/"
+VERSION = 1  # raised when a twin changes
+
+
+def _narrated(out: pathlib.Path) -> None:
+  """Narrated clips: 32 for training, 12 held out, 64 pixels, with sound."""
+  with tempfile.TemporaryDirectory() as clips:
+    sizes = dict(num_clips=32, num_val=4, num_test=12, num_long=0)
+    corpus.generate(clips, **sizes, seed=0, processes=1)
+    narrated.prepare(clips, out, quiet=True)
+
+
+def _scenes(out: pathlib.Path) -> None:
+  """Statements about generated scenes with regions."""
+  scenes.prepare(scenes.SOURCE, out, num_pairs=256, region_dim=16, quiet=True)
+
+
+TWINS: dict[str, Callable[[pathlib.Path], None]] = {
+  "narrated": _narrated,
+  "scenes": _scenes,
+}
+
+
+def name_of(path: str) -> str:
+  """The twin that a path "synthetic/NAME[/FILE]" is of.
+
+  Raises: UserError for an unknown name.
+  """
+  name = path.removeprefix(PREFIX).split("/")[0]
+  if name not in TWINS:
+    raise UserError(f"{path}: no such twin.{nearest(name, TWINS)}")
+  return name
+
+
+def place(path: str) -> str:
+  """Where "synthetic/NAME[/FILE]" lies on disk; the twin is made if it is missing."""
+  name = name_of(path)
+  cache = pathlib.Path(os.environ.get("VLP_JAX_CACHE", "~/.cache/vlp_jax")).expanduser()
+  at = cache / f"{name}-{VERSION}"
+  if not (at / "dataset_info.json").exists():
+    cache.mkdir(parents=True, exist_ok=True)
+    made = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
+    TWINS[name](made)
+    try:
+      made.rename(at)
+    except OSError:  # another process was faster, its twin is the same
+      shutil.rmtree(made)
+  return str(at) + path.removeprefix(PREFIX + name)

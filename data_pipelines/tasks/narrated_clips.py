@@ -1,0 +1,396 @@
+"""Clips with narrations, captions, sound and labels, from stored JPEG frames.
+
+Records are those of `data_pipelines.prepare` (kind "narrated_clips"): a SequenceExample
+with `video/frames`, `video/times`, `narration/*`, `caption/text`, `audio/pcm`, labels.
+
+Batch keys: video_frames [B, T, H, W, 3] uint8, video_mask [B, T], video_times [B, T]
+s; audio_samples [B, S] int16, audio_mask [B, S]; narration_ids, _mask [B, K, L] or
+text_ids, _mask [B, L]; label_shape, label_colour, label_action, label_gallery [B];
+example_id, group_id, example_mask [B].
+
+example_id and group_id are the clip's place in its split, before any filter. In
+evaluation the windows of a clip are rows of the same ids; with text="caption" each
+caption is a row with its own example_id, and `relevance` is its clip's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from data_pipelines import index, read
+from data_pipelines.tasks import definition, text
+from vlp_jax.errors import UserError
+from vlp_jax.resolve import nearest
+
+FIELDS = ("video", "audio", "label")
+LABELS = ("shape", "colour", "action")
+# Draws of one example; each folds its number into the example's seed.
+_START, _CROP, _FLIP, _CAPTION, _SHUFFLE = range(5)
+
+
+def _one(dtype, default):
+  return tf.io.FixedLenFeature([], dtype, default)
+
+
+def _many(dtype):
+  return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+
+
+CONTEXT = {
+  "key": _one(tf.string, ""),
+  "video/height": _one(tf.int64, 0),
+  "video/width": _one(tf.int64, 0),
+  "video/rate_hz": _one(tf.float32, 0.0),
+  "audio/pcm": _one(tf.string, ""),
+  "audio/rate_hz": _one(tf.float32, 0.0),
+  **{f"label/{k}": _one(tf.int64, -1) for k in LABELS},
+}
+LISTS = {
+  "video/frames": _many(tf.string),
+  "video/times": _many(tf.float32),
+  "caption/text": _many(tf.string),
+  "narration/text": _many(tf.string),
+  "narration/start": _many(tf.float32),
+  "narration/end": _many(tf.float32),
+}
+
+
+def parse(record):
+  context, lists = tf.io.parse_single_sequence_example(record, CONTEXT, LISTS)
+  return context | lists
+
+
+def _seed(x, draw):
+  return tf.random.experimental.stateless_fold_in(x["seed"], draw)
+
+
+def nearest_narrations(start, end, centre, count):
+  """The K narrations around a moment, in order of time (MIL-NCE's candidates).
+
+  From the narration whose centre is nearest, the window grows to the neighbour with
+  the smaller total span, to the later one if equal; at an edge, to the only one left.
+  Source: arXiv 1912.06430, sec. 3.1, and its published sampler; there missing ones
+  repeat the edge, here they are not real.
+  Args:
+    start, end: [n] float seconds, sorted by start; centre: [] seconds.
+  Returns: (at [K] int32 in 0..n-1, real [K] bool).
+  """
+  n = tf.shape(start)[0]
+  inf = tf.constant([np.inf], tf.float32)
+  # One narration of infinite span stands on each side; with n = 0 only those do.
+  left = tf.concat([-inf, start, inf], 0)
+  right = tf.concat([-inf, end, inf], 0)
+  far = tf.abs((start + end) / 2 - centre)
+  first = tf.argmin(tf.concat([far, inf], 0), output_type=tf.int32) + 1
+  low = high = tf.where(n > 0, first, 0)
+  for _ in range(count - 1):
+    can = high - low + 1 < n
+    down = can & (
+      right[high] - left[low - 1] < right[tf.minimum(high + 1, n + 1)] - left[low]
+    )
+    low, high = low - tf.cast(down, tf.int32), high + tf.cast(can & ~down, tf.int32)
+  at = low + tf.range(count)
+  real = (at <= high) & (n > 0)
+  return tf.clip_by_value(at - 1, 0, tf.maximum(n - 1, 0)), real
+
+
+class _Steps:
+  """The preprocessors: each takes and returns one example."""
+
+  def __init__(self, *, train, num_frames, frame_rate, size, windows, flip, pad):
+    self.train, self.num_frames, self.frame_rate = train, num_frames, frame_rate
+    self.size, self.windows, self.flip = size, windows, flip
+    self.pad = pad if train else 0
+    self.span_s = num_frames / frame_rate
+
+  def sample(self, x):
+    """When: `at` [T] stored frames nearest to an even grid, `real` [T], `start_s`."""
+    times = x["video/times"]
+    num = tf.size(x["video/frames"])
+    definition.require((num > 0) & (num == tf.size(times)), "no frames or times", x)
+    end = times[-1] + 1 / x["video/rate_hz"]
+    slack = tf.maximum(end - times[0] - self.span_s, 0.0)
+    if self.train:
+      share = tf.random.stateless_uniform([], _seed(x, _START))
+    elif self.windows == 1:
+      share = 0.5
+    else:
+      share = tf.cast(x["sub"], tf.float32) / (self.windows - 1)
+    start = times[0] + share * slack
+    grid = start + tf.range(self.num_frames, dtype=tf.float32) / self.frame_rate
+    at = tf.searchsorted((times[1:] + times[:-1]) / 2, grid)
+    return x | {"at": at, "real": grid < end - 1e-4, "start_s": start}
+
+  def video(self, x):
+    """Decodes the sampled frames only, one crop for all of them."""
+    jpegs = tf.boolean_mask(tf.gather(x["video/frames"], x["at"]), x["real"])
+    room = tf.io.extract_jpeg_shape(jpegs[0])[:2] - self.size
+    fits = tf.reduce_all(room >= 0)
+    definition.require(fits, f"stored frames are below {self.size} px", x)
+    if self.train:
+      share = tf.random.stateless_uniform([2], _seed(x, _CROP))
+      places = room + 1 + 2 * self.pad
+      corner = tf.cast(share * tf.cast(places, tf.float32), tf.int32)
+      corner = tf.minimum(corner, places - 1) - self.pad
+    else:
+      corner = room // 2
+    # What of the crop lies inside the frame is decoded, the rest is its mirror image.
+    first = tf.maximum(corner, 0)
+    last = tf.minimum(corner, room) + self.size
+    window = tf.concat([first, last - first], 0)
+    margin = tf.stack([first - corner, corner + self.size - last], 1)
+
+    def decode(jpeg):
+      # Pinned: the DCT method changes pixels.
+      return tf.image.decode_and_crop_jpeg(
+        jpeg, window, channels=3, dct_method="INTEGER_ACCURATE"
+      )
+
+    frames = tf.map_fn(
+      decode, jpegs, fn_output_signature=tf.uint8, parallel_iterations=16
+    )
+    if self.pad:
+      frames = tf.pad(frames, tf.pad(margin, [[1, 1], [0, 0]]), "SYMMETRIC")
+    if self.train and self.flip:
+      mirror = tf.random.stateless_uniform([], _seed(x, _FLIP)) < 0.5
+      frames = tf.cond(mirror, lambda: tf.reverse(frames, [2]), lambda: frames)
+    missing = self.num_frames - tf.shape(frames)[0]  # a short clip ends in black
+    frames = tf.pad(frames, [[0, missing], [0, 0], [0, 0], [0, 0]])
+    shape = self.num_frames, self.size, self.size, 3
+    seen = tf.where(x["real"], tf.gather(x["video/times"], x["at"]), 0.0)
+    return x | {
+      "video_frames": tf.ensure_shape(frames, shape),
+      "video_mask": tf.ensure_shape(x["real"], shape[:1]),
+      "video_times": tf.ensure_shape(seen, shape[:1]),
+    }
+
+  def shuffle(self, x):
+    """Frames in a random order, times as they were: a control without motion."""
+    draw = tf.random.stateless_uniform([self.num_frames], _seed(x, _SHUFFLE))
+    order = tf.argsort(tf.where(x["video_mask"], draw, 2.0), stable=True)
+    return x | {"video_frames": tf.gather(x["video_frames"], order)}
+
+  def sound(self, x, *, rate_hz):
+    """The samples of the window of the frames; silence is real, absence is not."""
+    length = round(self.span_s * rate_hz)
+    pcm = tf.io.decode_raw(x["audio/pcm"], tf.int16)
+    same = (tf.size(pcm) == 0) | (tf.abs(x["audio/rate_hz"] - rate_hz) < 0.5)
+    definition.require(same, f"sound is not of {rate_hz} Hz", x)
+    first = tf.cast(tf.round(x["start_s"] * rate_hz), tf.int32)
+    pcm = pcm[first : first + length]
+    mask = tf.sequence_mask(tf.size(pcm), length)
+    samples = tf.pad(pcm, [[0, length - tf.size(pcm)]])
+    return x | {"audio_samples": tf.ensure_shape(samples, [length]), "audio_mask": mask}
+
+  def narrations(self, x, *, words, vocab, candidates, max_words):
+    """narration_ids, _mask [K, L]: the K nearest in time to the window."""
+    order = tf.argsort(x["narration/start"], stable=True)
+    start, end = (tf.gather(x[f"narration/{k}"], order) for k in ("start", "end"))
+    centre = x["start_s"] + self.span_s / 2
+    at, real = nearest_narrations(start, end, centre, candidates)
+    texts = tf.concat([tf.gather(x["narration/text"], order), [""]], 0)
+    ids, mask = text.pad(words(tf.gather(texts, at)), vocab, max_words)
+    mask = tf.ensure_shape(mask & real[:, None], [candidates, max_words])
+    return x | {
+      "narration_ids": tf.where(mask, ids, vocab.spec.pad_id),
+      "narration_mask": mask,
+    }
+
+  def caption(self, x, *, words, vocab, max_words):
+    """text_ids, _mask [L]: one caption at random, in evaluation that of the row."""
+    n = tf.shape(x["caption/text"])[0]
+    definition.require(n > 0, "no captions", x)
+    at = tf.cast(x["sub"], tf.int32)
+    if self.train:
+      share = tf.random.stateless_uniform([], _seed(x, _CAPTION))
+      at = tf.minimum(tf.cast(share * tf.cast(n, tf.float32), tf.int32), n - 1)
+    ids, mask = text.pad(words(x["caption/text"][at][None]), vocab, max_words)
+    return x | {"text_ids": ids[0], "text_mask": mask[0]}
+
+  def labels(self, x):
+    return x | {f"label_{k}": tf.cast(x[f"label/{k}"], tf.int32) for k in LABELS}
+
+
+def _named(fn, **keywords):
+  def step(x):
+    return fn(x, **keywords)
+
+  step.__name__ = fn.__name__
+  return definition.one_to_one(step)
+
+
+def _stored(table, size):
+  """(rate Hz, sound rate Hz or 0) of the first good records; checks the frame size."""
+  keys = ("video/height", "video/width", "video/rate_hz", "audio/rate_hz")
+
+  def head(record):
+    x = parse(record)
+    return {k: x[k] for k in keys}
+
+  found = next(read.scan(table, head, batch=64), None)
+  if found is None:
+    raise UserError(f"{table.dir} ({table.split}): no record can be read.")
+  height, width = int(found[keys[0]][0]), int(found[keys[1]][0])
+  if size is not None and min(height, width) < size:
+    raise UserError(
+      f"input.size={size}, but {table.dir} stores frames of {width}x{height} (width x "
+      f"height). Set it to at most {min(height, width)}, or prepare again."
+    )
+  return float(found[keys[2]][0]), float(found[keys[3]].max())
+
+
+def _rows(table, keep, *, train, mode, windows):
+  """(record [N], sub [N]): captions in evaluation, windows, or clips."""
+  if mode != "caption":
+    return np.repeat(keep, windows), np.tile(np.arange(windows), len(keep))
+  if "num_captions" not in table.columns:
+    raise UserError(
+      f"text='caption' needs the column num_captions of {table.dir}; it has "
+      f"{sorted(table.columns)}. Prepare the data set again."
+    )
+  counts = table.columns["num_captions"][keep].astype(int)
+  counts = np.minimum(counts, 1) if train else counts
+  sub = [np.arange(c) for c in counts]
+  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])
+
+
+def define(
+  table: index.Table,
+  info: Mapping,
+  *,
+  vocab,
+  train: bool,
+  fields: Sequence[str] = ("video", "label"),
+  text: str = "narration",
+  num_frames: int = 16,
+  frame_rate: float | None = None,
+  size: int = 64,
+  windows: int = 1,
+  flip: bool = False,
+  pad: int = 0,
+  candidates: int = 4,
+  max_words: int = 16,
+  shuffle_frames: bool = False,
+  where: Mapping | None = None,
+) -> definition.Definition:
+  """The task over one split.
+
+  Args:
+    vocab: of `data_pipelines.vocabularies`; may be None with text="none".
+    fields: what is decoded of video, audio, label.
+    text: "narration" (K candidates), "caption" or "none".
+    num_frames: T. A clip shorter than T / frame_rate ends in frames of zeros with
+      video_mask False.
+    frame_rate: Hz, sampled by nearest time; None for the stored rate.
+    size: side of the square crop, random in training, else the centre. Frames are not
+      resized on the host.
+    windows: in evaluation, evenly spaced over the clip, each a row; 1 is the centre.
+    flip: mirror half of the clips in training.
+    pad: in training the crop may reach so many pixels beyond the frame, where it shows
+      the frame mirrored.
+    candidates, max_words: K and L; with WordPiece L includes [CLS] and [SEP].
+    shuffle_frames: in evaluation, frames in random order, as a control.
+    where: {column: value or list} of the index, e.g. {"gallery": 0}.
+  Raises: UserError on a bad keyword, or frames smaller than `size`.
+  """
+  for field in fields:
+    if field not in FIELDS:
+      raise UserError(f"input.fields: {field!r}.{nearest(field, FIELDS)}")
+  if text not in ("narration", "caption", "none"):
+    raise UserError(f"input.text={text!r}. Known: narration, caption, none.")
+  if text != "none" and vocab is None:
+    raise UserError(f"input.text={text!r} needs a vocabulary; set config.vocab.")
+  if train and (windows != 1 or shuffle_frames):
+    raise UserError("input: windows and shuffle_frames are for evaluation only.")
+  if text == "caption" and windows != 1:
+    raise UserError("input: a row is a caption or a window; windows needs other text.")
+  if min(num_frames, size, windows, candidates, max_words) < 1 or pad < 0:
+    raise UserError("input: sizes and counts must be positive.")
+  if pad > size // 2:
+    raise UserError(f"input.pad={pad} is over half of the crop, size={size}.")
+  rate_hz, sound_hz = _stored(table, size if "video" in fields else None)
+  if frame_rate is not None and frame_rate <= 0:
+    raise UserError(f"input.frame_rate={frame_rate}; it must be positive, in Hz.")
+  if "audio" in fields and not sound_hz:
+    raise UserError(
+      f"input.fields has audio; {table.dir} ({table.split}) has no sound."
+    )
+  steps = _Steps(
+    train=train,
+    num_frames=num_frames,
+    frame_rate=frame_rate or rate_hz,
+    size=size,
+    windows=windows,
+    flip=flip,
+    pad=pad,
+  )
+  run, shapes = _compose(
+    steps, fields, text, vocab, candidates, max_words, shuffle_frames, sound_hz
+  )
+  keep = table.select(where or {})
+  record, sub = _rows(table, keep, train=train, mode=text, windows=windows)
+  queries = text == "caption" and not train
+
+  def finish(x, length):
+    row = x.pop("row")
+    clip = np.where(row < 0, 0, record[row]).astype(np.int32)
+    if queries:
+      ids = {"example_id": np.maximum(row, 0).astype(np.int32), "relevance": clip}
+    else:
+      ids = {"example_id": clip, "group_id": clip}
+    if "label" in fields and "gallery" in table.columns:
+      ids["label_gallery"] = table.columns["gallery"][clip].astype(np.int32)
+    return x | ids
+
+  task = seqio.Task(
+    f"narrated_clips_{table.split.replace('-', '_')}",
+    source=definition.source(table, parse),
+    preprocessors=run,
+    output_features={k: definition.feature(len(s), d) for k, (s, d) in shapes.items()},
+  )
+  return definition.Definition(
+    task=task,
+    parse=parse,
+    record=record.astype(np.int64),
+    sub=sub.astype(np.int64),
+    lengths=None,
+    shapes=lambda length: {k: s for k, (s, _) in shapes.items()},
+    finish=finish,
+    digest=vocab.spec.digest if vocab is not None else "",
+  )
+
+
+def _compose(steps, fields, mode, vocab, candidates, max_words, shuffle, sound_hz):
+  """(preprocessors, {key: (shape, dtype)})."""
+  frames = steps.num_frames, steps.size, steps.size, 3
+  run, shapes = [], {}
+  if {"video", "audio"} & set(fields) or mode == "narration":
+    run.append(_named(steps.sample))
+  if "video" in fields:
+    run.append(_named(steps.video))
+    shapes["video_frames"] = frames, tf.uint8
+    shapes["video_mask"] = frames[:1], tf.bool
+    shapes["video_times"] = frames[:1], tf.float32
+    if shuffle:
+      run.append(_named(steps.shuffle))
+  if "audio" in fields:
+    run.append(_named(steps.sound, rate_hz=sound_hz))
+    length = (round(steps.span_s * sound_hz),)
+    shapes |= {"audio_samples": (length, tf.int16), "audio_mask": (length, tf.bool)}
+  if mode == "narration":
+    words = text.tokenizer(vocab)
+    size = {"candidates": candidates, "max_words": max_words}
+    run.append(_named(steps.narrations, words=words, vocab=vocab, **size))
+    each = candidates, max_words
+    shapes |= {"narration_ids": (each, tf.int32), "narration_mask": (each, tf.bool)}
+  if mode == "caption":
+    words = text.tokenizer(vocab)
+    run.append(_named(steps.caption, words=words, vocab=vocab, max_words=max_words))
+    one = (max_words,)
+    shapes |= {"text_ids": (one, tf.int32), "text_mask": (one, tf.bool)}
+  if "label" in fields:
+    run.append(_named(steps.labels))
+    shapes |= {f"label_{k}": ((), tf.int32) for k in LABELS}
+  return run, shapes
