@@ -69,7 +69,7 @@ def main(changes):
   sizes = dict(num_val=0, num_long=0, num_test=FLAGS.num_test)
   corpus.generate(clips, num_clips=num_clips, seed=FLAGS.seed, progress=True, **sizes)
   clock("clips")
-  narrated.prepare(clips, shards, processes=2, audio=False)
+  narrated.prepare(clips, shards, processes=2, rate_hz=10.0, audio=False)
   clock("shards")
 
   def trained(arg, workdir):

@@ -79,19 +79,17 @@ def init(
     out = dict(model.init({"params": key, "dropout": key}, example))
     return out | dict(extra(out) if extra else {})
 
-  abstract = nn.unbox(jax.eval_shape(variables_of, jax.random.key(seed)))
-  tx = tx_of(abstract["params"])
-
-  def boxed():
-    variables = variables_of(jax.random.key(seed))
-    params = variables.pop("params")
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, variables, tx.init(params), zero, zero)
+  def state_of(variables):
+    mutable = dict(variables)
+    params, zero = mutable.pop("params"), jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, mutable, tx.init(params), zero, zero)
 
   with sharding.context(mesh):
-    shapes = jax.eval_shape(boxed)
+    boxed = jax.eval_shape(variables_of, jax.random.key(seed))
+    tx = tx_of(nn.unbox(boxed)["params"])
+    shapes = jax.eval_shape(state_of, boxed)
   shardings = sharding.state_shardings(shapes, mesh)
-  plain = lambda: nn.unbox(boxed())
+  plain = lambda: nn.unbox(state_of(variables_of(jax.random.key(seed))))
 
   def make():
     with sharding.context(mesh):

@@ -184,6 +184,10 @@ def build(
     with sharding.context(mesh):
       return jitted.lower(*args)
 
+  def eval_shape(*args):
+    with sharding.context(mesh):
+      return jitted.eval_shape(*args)
+
   def diagnose(state, batch, key):
     """Names of the terms and of the parameters whose gradient is not finite."""
     with sharding.context(mesh):
@@ -197,5 +201,5 @@ def build(
     name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return terms, [name(p) for p, g in flat if not jnp.isfinite(g).all()]
 
-  step.lower, step.diagnose = lower, diagnose
+  step.lower, step.eval_shape, step.diagnose = lower, eval_shape, diagnose
   return step

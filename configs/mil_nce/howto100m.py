@@ -40,7 +40,8 @@ def get_config(arg=None):
   c.optim = dict(name="adam", lr=1e-3, schedule="cosine")
   c.optim.warmup = 10_000 if arg.code else 5_000
   # The released word table is frozen.
-  c.optim.groups = ((r"text_tower/.*embedding", dict(freeze=True)), (r".*", {}))
+  c.optim.groups = ((r"text_tower/words$", dict(freeze=True)), (r".*", {}))
+  c.tensorboard = True
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=3)
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:

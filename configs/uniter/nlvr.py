@@ -42,6 +42,7 @@ def get_config(arg=None):
     name="adamw", lr=3e-4, b2=0.98, eps=1e-6, clip=5.0, warmup=0.1, schedule="linear"
   )
   c.optim.groups = ((r"bias$|norm|scale$", dict(wd=0.0)), (r".*", dict(wd=0.01)))
+  c.tensorboard = True
   c.log_every, c.eval_every = 50, 1_000
   c.checkpoint = dict(every=1_000, keep_last=2)
   test = dict(split="test", rows=64, tokens=None)
@@ -57,7 +58,7 @@ def get_config(arg=None):
     ),
   )
   if arg.runlocal:
-    c.model.update(variant="mu", region_dim=16, region_classes=11)
+    c.model.update(variant="mu", region_dim=16)
     c.total_steps, c.optim.warmup, c.log_every = 4, 1, 1
     c.eval_every, c.checkpoint.every = 0, 4
     c.vocab.file = "synthetic/scenes/vocab.txt"

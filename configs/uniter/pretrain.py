@@ -41,12 +41,13 @@ def get_config(arg=None):
     # here no norm and no bias decays.
     groups=((r"bias$|norm|scale$", dict(wd=0.0)), (r".*", dict(wd=0.01))),
   )
+  c.tensorboard = True
   c.log_every, c.checkpoint = 100, dict(every=2_000, keep_last=3)
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.variant == "large":
     c.total_steps, c.input.tokens, c.micro = 500_000, 393_216, 4
   if arg.runlocal:
-    c.model.variant, c.model.dtype = "mu", "float32"
+    c.model.variant, c.model.dtype, c.model.region_classes = "mu", "float32", 28
     c.total_steps, c.micro, c.optim.warmup, c.log_every = 4, 1, 1, 1
     c.checkpoint.every = 4
     c.vocab.file = "synthetic/scenes/vocab.txt"

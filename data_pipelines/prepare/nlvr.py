@@ -26,7 +26,7 @@ from data_pipelines.synthetic import statements
 from data_pipelines.synthetic.box_scenes import Scene
 from vlp_jax import errors
 
-KIND = "text_regions"
+KIND = "regions"
 PER_SHARD = 2048
 
 

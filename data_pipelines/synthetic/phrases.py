@@ -425,7 +425,7 @@ _DRAW = {
 def draw(rng: np.random.RandomState, kind: str, scene) -> tuple[str, tuple]:
   """(text, programme) of a statement that can be said of scenes of this family.
 
-  Only "list" looks at more of the `box_scenes.Scene` than its family, and is true of it.
+  Only "list" looks at more of the `box_scenes.Scene` than its family; it is true of it.
   Raises: KeyError on an unknown kind, ValueError if it is not said of the family.
   """
   family = scene.family

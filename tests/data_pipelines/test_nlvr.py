@@ -158,7 +158,7 @@ def test_prepared_splits(prepared, source):
     "test": 40,
     "test_real": len(test),
   }
-  assert info["kind"] == "text_regions"
+  assert info["kind"] == "regions"
   assert info["classes"]["objects"][0] == "background"
   assert sum(v for k, v in info["statements"]["test"].items() if k != "texts") == 40
   table = index.load(out, "train")

@@ -66,7 +66,7 @@ POOLS = [
 
 @pytest.mark.parametrize("padding", ["torch", "tf"])
 @pytest.mark.parametrize(("window", "strides"), POOLS)
-@pytest.mark.parametrize("size", [(4, 8, 6), (5, 7, 9), (1, 2, 3), (3, 25, 1)])
+@pytest.mark.parametrize("size", [(4, 8, 6), (5, 7, 9), (1, 25, 2)])
 def test_pools_at_odd_and_even_sizes(size, window, strides, padding):
   x = np.abs(random((2, *size, 2)))
   got = conv3d.max_pool(x, window, strides, padding)

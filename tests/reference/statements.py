@@ -128,3 +128,16 @@ def understand(text, objects) -> bool:
     "less than": count < n,
     "fewer than": count < n,
   }[say]
+
+
+def understand_list(text, scene) -> bool:
+  """Truth of "(There are | A box has) exactly N nouns, M nouns and K nouns"."""
+  said = text.lower().split(" exactly ")[1]
+  amount = rf"\b(\d+|{'|'.join(NUMBERS)}) ((?:(?:black|blue|yellow) )?[a-z]+)"
+  wanted = []
+  for number, noun in re.findall(amount, said):
+    n = int(number) if number.isdigit() else NUMBERS.index(number)
+    wanted.append((n, NOUN.search(noun).groups(default="")))
+  whole = not re.search(r"\b(box|boxes|tower|towers)\b", text.lower())
+  groups = [scene.objects] if whole else scene.boxes
+  return any(all(_count(words, g) == n for n, words in wanted) for g in groups)
