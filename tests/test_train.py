@@ -181,3 +181,46 @@ class _Kills(sources.Cycle):
     if self.index == self.at:
       os.kill(os.getpid(), signal.SIGTERM)
     return super().__next__()
+
+
+class _Interrupts:
+  """An evaluator that is stopped by SIGTERM when it first runs."""
+
+  def __init__(self, batches):
+    self.batches, self.asked = batches, False
+
+  def run(self, variables):
+    if not self.asked:
+      self.asked = True
+      os.kill(os.getpid(), signal.SIGTERM)
+    for _ in self.batches:
+      pass
+    yield from _Norm().run(variables)
+
+
+def test_sigterm_in_an_evaluation_saves_and_the_next_start_evaluates(tmp_path):
+  given = config(eval_every=20)
+  whole = run(given, tmp_path / "whole", evals={"size": lambda apply: _Norm()})
+  job = train.Run(given, tmp_path / "parts", data=toy.batches(4), devices=_one())
+  checked = _Checked(job.watch.during_evaluation)
+  evaluator = job.evaluators["size"] = _Interrupts(checked)
+  with pytest.raises(Preempted, match="while evaluating"):
+    job.train()
+  assert len(lines(tmp_path / "parts")) == 3
+  again = train.Run(given, tmp_path / "parts", data=toy.batches(4), devices=_one())
+  again.evaluators["size"], checked.check = evaluator, again.watch.during_evaluation
+  params_equal(again.train(), whole)
+  assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def _one():
+  return jax.devices()[:1]
+
+
+class _Checked:
+  def __init__(self, check):
+    self.check = check
+
+  def __iter__(self):
+    self.check()
+    return iter([None])

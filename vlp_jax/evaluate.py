@@ -20,17 +20,19 @@ def build(
   *,
   objectives: Mapping[str, Callable],
   vocab: Any,
+  check: Callable[[], None] = lambda: None,
   given: Mapping[str, Callable] | None = None,
 ) -> dict[str, Any]:
   """Evaluators by name. `given` makes further ones from `apply`: {name: apply -> ev}.
 
-  An evaluator that asks for `objectives` gets those of its `tasks`, by default all.
+  `check` is called for every batch and may raise. An evaluator that asks for
+  `objectives` gets those of its `tasks`, by default all.
   """
   out = {}
   for name, entry in s.evals.items():
     cls, inputs, others = settings_lib.evaluator(name, entry)
     read = {
-      k: sources.evaluation(dict(s.input) | dict(v), tokeniser, mesh)
+      k: sources.evaluation(dict(s.input) | dict(v), tokeniser, mesh, check=check)
       for k, v in inputs.items()
     }
     mine = {t: objectives[t] for t in entry.get("tasks", objectives)}

@@ -181,6 +181,24 @@ class Monitor:
     self.close()
 
 
+def add(window: dict, task: str, means: Mapping[str, Mean]) -> None:
+  """Adds the sums of one step to the open line of the log, {name: (total, weight)}.
+
+  Names get the task's before them unless they begin with it; the loss counts for the
+  whole run as well. JSON holds the sums exactly, so a resumed line is the unbroken one.
+  """
+  for name, mean in means.items():
+    own = name if name.split("/")[0] == task else f"{task}/{name}"
+    for key in (own, name) if name == "loss" else (own,):
+      total, weight = window.get(key, (0.0, 0.0))
+      window[key] = total + float(mean.total), weight + float(mean.weight)
+
+
+def means(window: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+  """The values of a window; what was never seen with a weight is left out."""
+  return {k: t / w for k, (t, w) in window.items() if w}
+
+
 def duration(seconds: float) -> str:
   """Two units at most: "42 s", "3 min 05 s", "2 h 10 min", "4 d 06 h"."""
   s = round(seconds)

@@ -47,6 +47,8 @@ class Settings:
       at the end only.
     after_update: fn "file:function" of objectives, and its keywords.
     rounds: name -> every, fn, and keywords; at checkpoint boundaries.
+    init_scale: regular expression -> factor on the initial values of the parameters
+      whose path it finds. N(0, 0.02) is made for BERT's width; narrow models need more.
     resume: another run's workdir to go on from, whole. init_from: path (and importer)
       of parameters to start from.
   """
@@ -63,6 +65,7 @@ class Settings:
   rounds: Mapping = dataclasses.field(default_factory=dict)
   after_update: Mapping = dataclasses.field(default_factory=dict)
   init_from: Mapping = dataclasses.field(default_factory=dict)
+  init_scale: Mapping = dataclasses.field(default_factory=dict)
   resume: str = ""
   seed: int = 0
   micro: int = 1
@@ -77,11 +80,26 @@ class Settings:
   def task_input(self, task: str) -> dict[str, Any]:
     return dict(self.input) | dict(self.tasks[task].get("input", {}))
 
+  def hook(self) -> Callable | None:
+    """after_update: state -> mutable, with the `init` that makes what it keeps."""
+    return _hook(self.after_update)
+
   def objective(self, task: str, inject: Mapping[str, Any]) -> Callable:
     given = {k: v for k, v in self.tasks[task].items() if k not in TASK_KEYS}
     fn = resolve.function("vlp_jax.objectives", self.tasks[task]["objective"])
     bound = resolve.bind(fn, given, inject=inject, skip=4, what=f"tasks.{task}")
     return with_hooks(bound)
+
+
+def _hook(given: Mapping[str, Any]) -> Callable | None:
+  if not given:
+    return None
+  given = dict(given)
+  fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
+  bound = resolve.bind(fn, given, skip=1, what="after_update")
+  if hasattr(fn, "init"):
+    bound.init = functools.partial(fn.init, **given)
+  return bound
 
 
 def with_hooks(bound: functools.partial) -> functools.partial:

@@ -132,10 +132,24 @@ class Placed:
     return (self.put(b) for b in self.batches)
 
 
-def evaluation(given: Mapping[str, Any], tokeniser, mesh) -> Placed:
-  """Every example of an input once, in order, as global arrays."""
+def evaluation(
+  given: Mapping[str, Any],
+  tokeniser,
+  mesh,
+  *,
+  check: Callable[[], None] = lambda: None,
+) -> Placed:
+  """Every example of an input once, in order, as global arrays.
+
+  `check` is called before each batch; an interrupted run raises in it.
+  """
   pipelines = importlib.import_module("data_pipelines.batches")
   batches = pipelines.evaluation(
     given, vocab=tokeniser, host=jax.process_index(), num_hosts=jax.process_count()
   )
-  return Placed(batches, lambda b: sharding.put(b, mesh))
+
+  def put(batch):
+    check()
+    return sharding.put(batch, mesh)
+
+  return Placed(batches, put)

@@ -1,5 +1,6 @@
 """What a step carries on, and how a linen module is applied."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 
 from vlp_jax import batch as batch_lib
 from vlp_jax import sharding
+from vlp_jax.errors import UserError
 
 
 @flax.struct.dataclass
@@ -63,6 +65,7 @@ def init(
   *,
   seed: int = 0,
   extra: Callable[[Any], Mapping[str, Any]] | None = None,
+  scale: Mapping[str, float] | None = None,
 ) -> tuple[Callable[[], TrainState], TrainState, Any, optax.GradientTransformation]:
   """Prepares a state without making it, so that a restore need not make one first.
 
@@ -71,12 +74,14 @@ def init(
       modalities a first batch happens to have.
     tx_of: params (abstract, unboxed) -> optimizer.
     extra: variables -> further collections for `mutable` (teachers, queues).
+    scale: regular expression -> factor on the initial parameters whose path it finds.
   Returns: (make() -> state on the mesh, abstract state, shardings, optimizer).
   """
   example = batch_lib.zeros(model.spec())
 
   def variables_of(key):
     out = dict(model.init({"params": key, "dropout": key}, example))
+    out["params"] = _scaled(out["params"], scale or {})
     return out | dict(extra(out) if extra else {})
 
   def state_of(variables):
@@ -97,3 +102,20 @@ def init(
 
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   return make, jax.tree.map(place, nn.unbox(shapes), shardings), shardings, tx
+
+
+def _scaled(params, factors: Mapping[str, float]):
+  found = set()
+
+  def one(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for pattern, factor in factors.items():
+      if re.search(pattern, name):
+        found.add(pattern)
+        return x * factor
+    return x
+
+  out = jax.tree_util.tree_map_with_path(one, params)
+  if set(factors) - found:
+    raise UserError(f"init_scale finds no parameter: {sorted(set(factors) - found)}")
+  return out

@@ -9,7 +9,6 @@ open line of the log and the task schedule.
 import collections
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax import (
+  batch as batch_lib,
+)
 from vlp_jax import (
   checkpoint,
   evaluate,
@@ -78,10 +80,15 @@ class Run:
     self.model = resolve.model(s.model, inject=inject)
     self.apply = state_lib.make_apply(self.model)
     objectives = {t: s.objective(t, inject) for t in s.tasks}
-    after = _after_update(s)
-    tx_of = functools.partial(_optimizer, s)
+    after = s.hook()
+    tx_of = lambda p: optim.build(p, **({"total_steps": s.total_steps} | s.optim))
     self.make, self.abstract, self.shardings, self.tx = state_lib.init(
-      self.model, tx_of, self.mesh, seed=s.seed, extra=getattr(after, "init", None)
+      self.model,
+      tx_of,
+      self.mesh,
+      seed=s.seed,
+      extra=getattr(after, "init", None),
+      scale=s.init_scale,
     )
     self.steps = {
       t: step_lib.build(
@@ -100,6 +107,7 @@ class Run:
     self.sources = sources.Sources(
       s, self.tokeniser, self.mesh, data=data, workdir=workdir
     )
+    self.watch = preemption.Watch()
     self.evaluators = evaluate.build(
       s,
       self.apply,
@@ -108,6 +116,7 @@ class Run:
       objectives=objectives,
       vocab=self.vocab,
       given=evals,
+      check=self.watch.during_evaluation,
     )
     self.key = jax.random.key(s.seed)
     self.flight = collections.deque()
@@ -154,17 +163,23 @@ class Run:
       self.weights = extra.get("schedule", self.weights)
       self.sources.start(extra.get("sources"))
       stack.callback(self.sources.close)
-      stop = stack.enter_context(preemption.Watch())
+      stop = stack.enter_context(self.watch)
 
       def save(state, n, wait=False):
         extra = dict(
           sources=self.sources.position, window=self.window, schedule=self.weights
         )
+        extra["pending"] = self.line and self.line[1]
         metrics = {k: r.value for k, r in self.results.items()}
         saved.save(n, state, data=extra, config=self.config, metrics=metrics)
         if wait:
           saved.wait()
 
+      if extra.get("pending"):  # stopped while it was evaluated
+        self.line = start, extra["pending"]
+        self._evaluate(state)
+        self._write()
+        state = self._rounds(state, start)
       for n in range(start + 1, s.total_steps + 1):
         self._trace(n, start)
         state = self._advance(state, n)
@@ -175,7 +190,12 @@ class Run:
         if due or boundary or last or stopped:
           self._settle(state, keep=0)
         if due or last:
-          self._evaluate(state)
+          try:
+            self._evaluate(state)
+          except Preempted:
+            if saved is not None:
+              save(state, n, wait=True)
+            raise
         self._write()
         if boundary or last:
           state = self._rounds(state, n)
@@ -184,7 +204,8 @@ class Run:
         if stopped:
           raise Preempted(f"stopped at step {n}; start the same command to go on.")
       if start >= s.total_steps:  # a finished run, started again
-        self.results = saved and workdir_lib.read_results(self.workdir)
+        if saved is not None and not self.results:
+          self.results = workdir_lib.read_results(self.workdir)
         if not self.results:
           self._evaluate(state)
       if self.workdir is not None:
@@ -217,14 +238,10 @@ class Run:
       means, (skipped, bad) = jax.device_get((means, counts))
       if bad >= step_lib.BAD_IN_ROW:
         raise self._failure(state, n, task, batch)
-      for name, mean in means.items():
-        for key in _keys(task, name):
-          total, weight = self.window.get(key, (0.0, 0.0))
-          entry = (total + float(mean.total), weight + float(mean.weight))
-          self.window[key] = entry
-      self.log.count(n, **_amount(batch))
+      monitor.add(self.window, task, means)
+      self.log.count(n, examples=batch_lib.rows(batch))
       if n % self.settings.log_every == 0 or n == self.settings.total_steps:
-        line = {k: t / w if w else 0.0 for k, (t, w) in self.window.items()}
+        line = monitor.means(self.window)
         rate = float(self.rate(n - int(skipped)))
         self._write()
         self.line = n, line | {"skipped": int(skipped), "learning_rate": rate}
@@ -266,34 +283,6 @@ class Run:
         key = jax.random.fold_in(jax.random.fold_in(self.key, n), 1)
         state = evaluate.run_round(self, name, given, state, key)
     return state
-
-
-def _optimizer(s, params):
-  given = {"total_steps": s.total_steps} | dict(s.optim)
-  return optim.build(params, **given)
-
-
-def _after_update(s):
-  if not s.after_update:
-    return None
-  given = dict(s.after_update)
-  fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
-  bound = resolve.bind(fn, given, skip=1, what="after_update")
-  if hasattr(fn, "init"):
-    bound.init = functools.partial(fn.init, **given)
-  return bound
-
-
-def _amount(batch):
-  """Real examples and useful tokens of a global batch, for the speed in the log."""
-  rows = next(iter(batch.values())).shape[0]
-  return {"examples": rows}
-
-
-def _keys(task, name):
-  """Names in the log: the task's own, and the loss over all tasks."""
-  own = name if name.split("/")[0] == task else f"{task}/{name}"
-  return (own, name) if name == "loss" else (own,)
 
 
 def run(config: Mapping[str, Any], workdir: str | None = None, **given) -> Outcome:

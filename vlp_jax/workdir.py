@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
 
 
+FIELDS = Result._fields
+
+
 def root(path: str | os.PathLike) -> epath.Path:
   """An absolute path: orbax finds out about relative ones at the first save only."""
   text = os.fspath(path)
@@ -91,20 +94,27 @@ def read_env(workdir: str | os.PathLike) -> dict[str, Any]:
 
 def read_results(workdir: str | os.PathLike) -> dict[str, Result]:
   """Results of the last evaluation, {} when there is none."""
-  blank = lambda d: {k: math.nan if d.get(k) is None else d[k] for k in d}
+  blank = lambda d: {k: math.nan if d[k] is None else d[k] for k in FIELDS if k in d}
   table = read_json(root(workdir) / "results.json")
   return {k: Result(**blank(v)) for k, v in table.items()}
 
 
+def _fields(result):
+  return dict(result) if isinstance(result, Mapping) else result._asdict()
+
+
 def write_results(
-  workdir: str | os.PathLike, results: Mapping[str, Result] | None
+  workdir: str | os.PathLike, results: Mapping[str, Result | Mapping] | None
 ) -> None:
-  """Writes results.json on process 0; what is not finite becomes null."""
+  """Writes results.json on process 0; what is not finite becomes null.
+
+  An entry may be a mapping with the fields of Result and more (`baselines`).
+  """
   if jax.process_index() != 0:
     return
   known = lambda x: None if isinstance(x, float) and not math.isfinite(x) else x
   table = {
-    name: {k: known(v) for k, v in result._asdict().items()}
+    name: {k: known(v) for k, v in _fields(result).items()}
     for name, result in (results or {}).items()
   }
   write_text(root(workdir) / "results.json", dumps(table))

@@ -1,8 +1,8 @@
 """Which pretraining task a step takes: one a step, drawn by weight.
 
-The draw is a function of (seed, step) alone, so every host agrees and a resumed run goes
-on as the unbroken one would. UNITER draws uniformly from a pool in which each task stands
-as often as its ratio says, once per optimizer step; that is this draw.
+The draw is a function of (seed, step) alone, so every host agrees and a resumed run
+goes on as the unbroken one would. UNITER draws uniformly from a pool in which each task
+stands as often as its ratio says, once per optimizer step; that is this draw.
 """
 
 from collections.abc import Mapping
