@@ -47,8 +47,9 @@ class Settings:
       at the end only.
     after_update: fn "file:function" of objectives, and its keywords.
     rounds: name -> every, fn, and keywords; at checkpoint boundaries.
-    init_scale: regular expression -> factor on the initial values of the parameters
-      whose path it finds. N(0, 0.02) is made for BERT's width; narrow models need more.
+    init_scale: (regular expression, factor) pairs, on the initial values of the
+      parameters whose path it finds. N(0, 0.02) is made for the width of BERT; narrow
+      models need more.
     resume: another run's workdir to go on from, whole. init_from: path (and importer)
       of parameters to start from.
   """
@@ -65,7 +66,7 @@ class Settings:
   rounds: Mapping = dataclasses.field(default_factory=dict)
   after_update: Mapping = dataclasses.field(default_factory=dict)
   init_from: Mapping = dataclasses.field(default_factory=dict)
-  init_scale: Mapping = dataclasses.field(default_factory=dict)
+  init_scale: tuple = ()
   resume: str = ""
   seed: int = 0
   micro: int = 1

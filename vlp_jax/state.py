@@ -108,7 +108,8 @@ def _scaled(params, factors: Mapping[str, float]):
   found = set()
 
   def one(path, x):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    # Boxes with axis names add a last step to the path.
+    name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
     for pattern, factor in factors.items():
       if re.search(pattern, name):
         found.add(pattern)

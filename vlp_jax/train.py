@@ -88,7 +88,7 @@ class Run:
       self.mesh,
       seed=s.seed,
       extra=getattr(after, "init", None),
-      scale=s.init_scale,
+      scale=dict(s.init_scale),
     )
     self.steps = {
       t: step_lib.build(

@@ -29,7 +29,7 @@ def get_config(arg=None):
     dropout=0.0,
   )
   # At BERT's N(0, 0.02) so narrow a net does not leave chance; these are 1/sqrt(64).
-  c.init_scale = {r"(encoder|embed).*kernel$": 6.0}
+  c.init_scale = ((r"(encoder|embed).*kernel$", 6.0),)
   probs = dict(fields=("regions_probs",))
   # Words are masked where the statement is true of the scene: else they are noise.
   true = dict(where=dict(match=1))

@@ -103,6 +103,34 @@ def spread(pool: list[Combo], rng: np.random.Generator, num: int) -> list[Combo]
   return order
 
 
+def gallery(pool: list[Combo], rng: np.random.Generator) -> list[Combo]:
+  """100 distinct members of the test pool, such that every attribute is needed.
+
+  Each colour comes 12 or 13 times. Of its (colour, action) pairs four or five come with
+  both of their shapes and three or four with one: there are 64 distinct pairs, so that
+  colour and action alone find a clip with probability 64 %, colour alone with 8 %.
+  Actions come as evenly as that allows.
+  """
+  out, seen = [], dict.fromkeys((*ACTIONS, *SHAPES), 0)
+  for k, colour in enumerate(rng.permutation(COLOURS)):
+    both = 5 if k % 2 else 4
+    free = {
+      a: [x for x in pool if (x.colour, x.action) == (colour, a)] for a in ACTIONS
+    }
+    for i in range(8):
+      # The action, then the shapes, that came least so far; ties are broken by chance.
+      rare = lambda x: seen[x.shape] + rng.random()
+      some = {a: sorted(of, key=rare)[: 2 if i < both else 1] for a, of in free.items()}
+      cost = {a: (seen[a], sum(map(rare, of))) for a, of in some.items()}
+      action = min(cost, key=cost.get)
+      for x in some[action]:
+        seen[x.shape] += 1
+        seen[x.action] += 1
+      out += some[action]
+      del free[action]
+  return [out[i] for i in rng.permutation(len(out))]
+
+
 def plan(split: str, seed: int, num: int) -> list[Combo]:
   """The subject of each of `num` clips. A longer plan begins with the shorter one.
 
@@ -114,5 +142,6 @@ def plan(split: str, seed: int, num: int) -> list[Combo]:
   out: list[Combo] = []
   for turn in range(-(-num // size)):
     rng = np.random.default_rng((seed, 102, SPLITS.index(split), turn))
-    out += spread(pool, rng, min(size, num - len(out)))
+    left = min(size, num - len(out))
+    out += gallery(pool, rng)[:left] if split == "test" else spread(pool, rng, left)
   return out
