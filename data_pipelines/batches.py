@@ -37,6 +37,7 @@ class _Source:
     *,
     rows: int | None = None,
     tokens: int | None = None,
+    max_rungs: int = 8,
     multiple: int = 1,
     workers: int = 2,
     bad_records: str | None = None,
@@ -45,6 +46,7 @@ class _Source:
     if (rows is None) == (tokens is None):
       raise UserError("input: set either rows (one shape) or tokens (a ladder).")
     self.rows, self.tokens, self.multiple = rows, tokens, multiple
+    self.max_rungs = max_rungs
     self.table, self.info = index.load(dir, split), index.read_info(dir)
     self.place, self.workers = resolve.module("data_pipelines.tasks", task), workers
     self.quarantine = quarantine.Quarantine(self.table, budget=budget, file=bad_records)
@@ -75,7 +77,8 @@ class _Source:
       raise UserError("input.tokens needs examples of many lengths; set input.rows.")
     longest = -(-int(self.lengths.max()) // 8) * 8
     if self.tokens is not None:
-      rungs = plan.ladder(self.lengths, self.tokens, multiple=self.multiple)
+      sizes = dict(multiple=self.multiple, max_rungs=self.max_rungs)
+      rungs = plan.ladder(self.lengths, self.tokens, **sizes)
       return rungs if train else rungs[-1:]
     if self.rows < 1 or self.rows % self.multiple:
       near = max(round(self.rows / self.multiple), 1) * self.multiple
@@ -249,7 +252,8 @@ def build(
   """Training batches.
 
   Args:
-    input: task, dir, split; rows or tokens; optional multiple (data shards, rows are a
+    input: task, dir, split; rows or tokens; optional max_rungs of the ladder (each is
+      a compile of every task's step: keep the product at 16), multiple (data shards, rows are a
       multiple of it), workers, bad_records (a file to append to), budget (of damaged
       records); and the keywords of the task's `define`.
     vocab: of `data_pipelines.vocabularies`; None for tasks without text.

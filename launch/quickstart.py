@@ -20,7 +20,7 @@ from launch import command
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "configs/quickstart.py", "Config, with :long or others.")
 flags.DEFINE_string("workdir", None, "Where all goes; default runs/quickstart[-long].")
-flags.DEFINE_integer("num_clips", None, "Training clips; default 600, 1800 for long.")
+flags.DEFINE_integer("num_clips", None, "Training clips; default 600, 2400 for long.")
 flags.DEFINE_integer("num_test", 300, "Held-out clips, in galleries of 100.")
 flags.DEFINE_integer("seed", 0, "Of the corpus.")
 
@@ -64,7 +64,7 @@ def main(changes):
   name = "quickstart-long" if long else "quickstart"
   root = pathlib.Path(FLAGS.workdir or f"runs/{name}")
   clips, shards = root / "clips", root / "shards"
-  num_clips = FLAGS.num_clips or (1_800 if long else 600)
+  num_clips = FLAGS.num_clips or (2_400 if long else 600)
   clock = _Clock()
   sizes = dict(num_val=0, num_long=0, num_test=FLAGS.num_test)
   corpus.generate(clips, num_clips=num_clips, seed=FLAGS.seed, progress=True, **sizes)

@@ -41,6 +41,7 @@ def get_config(arg=None):
     mrc_kl=dict(objective="masked:mrc_kl", weight=0.5, rate=0.15, input=true | probs),
   )
   c.input = dict(task="nlvr", dir="data/nlvr", split="train", tokens=4_096)
+  c.input.max_rungs = 3
   c.optim = dict(
     name="adamw", lr=1e-3, b2=0.98, eps=1e-6, clip=5.0, warmup=0.1, schedule="linear"
   )

@@ -269,3 +269,29 @@ def test_mistakes_are_one_line(clips, change, message):
 def test_hosts_must_divide_the_rows(clips):
   with pytest.raises(errors.UserError, match="do not divide by the hosts"):
     batches.build({**clips, "rows": 4, "text": "none"}, num_hosts=3)
+
+
+def test_crops_beyond_the_frame_show_it_mirrored(clips):
+  """Blue is a ramp over the 24 columns: a crop of 16 shows from which it comes."""
+  given = {**clips, "rows": 4, "text": "none", "num_frames": 2, "pad": 6}
+  wide = np.pad(np.arange(24), 6, mode="symmetric")
+  ramps = [wide[c : c + 16] * 255 // 24 for c in range(len(wide) - 15)]
+  seen = set()
+  for batch in shards.take(batches.build(given, seed=1), 8):
+    for clip in batch["video_frames"]:
+      found = clip[0, 8, :, 2].astype(int)
+      off = [np.abs(found - ramp).max() for ramp in ramps]
+      assert min(off) <= 12, "the row is no crop of the mirrored frame"
+      seen.add(int(np.argmin(off)))
+  assert min(seen) < 6 < 14 < max(seen)
+  with pytest.raises(errors.UserError, match="pad=9 is over half"):
+    batches.build({**given, "pad": 9})
+
+
+def test_galleries_come_with_the_labels(clips):
+  given = {**clips, "rows": 5, "text": "none", "fields": ("label",)}
+  rows = list(batches.evaluation(given))
+  real = np.concatenate([b["example_mask"] for b in rows])
+  ids = np.concatenate([b["example_id"] for b in rows])[real]
+  got = np.concatenate([b["label_gallery"] for b in rows])[real]
+  np.testing.assert_array_equal(got, order(ids, 13) % 2)
