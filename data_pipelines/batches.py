@@ -253,9 +253,9 @@ def build(
 
   Args:
     input: task, dir, split; rows or tokens; optional max_rungs of the ladder (each is
-      a compile of every task's step: keep the product at 16), multiple (data shards, rows are a
-      multiple of it), workers, bad_records (a file to append to), budget (of damaged
-      records); and the keywords of the task's `define`.
+      a compile of every task's step: keep the product at 16), multiple (data shards,
+      rows are a multiple of it), workers, bad_records (a file to append to), budget
+      (of damaged records); and the keywords of the task's `define`.
     vocab: of `data_pipelines.vocabularies`; None for tasks without text.
   Raises: UserError on unknown keys, missing data, too few examples; while running
     DataBudgetError when more records are damaged than the budget allows.

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from vlp_jax import resolve
+from vlp_jax import resolve, settings
 from vlp_jax.errors import UserError, VlpError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -49,8 +49,9 @@ def override(config: Any, changes: list[str]) -> None:
       if key not in node:
         raise UserError(f"--config.{path}: no {key!r}.{resolve.nearest(key, node)}")
       node = node[key]
-    if last not in node:
-      raise UserError(f"--config.{path}: no {last!r}.{resolve.nearest(last, node)}")
+    known = {*node, *(settings.KEYS if node is config else ())}
+    if last not in known:
+      raise UserError(f"--config.{path}: no {last!r}.{resolve.nearest(last, known)}")
     try:
       value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -5,8 +5,6 @@ workdir, or on --checkpoint (a workdir, a checkpoint or an export), and writes
 results.json and report.html to the workdir.
 """
 
-import pathlib
-
 from absl import flags
 
 from launch import command
@@ -30,14 +28,15 @@ def main(changes):
 
   run = train.Run(config, FLAGS.workdir)
   path = FLAGS.checkpoint or FLAGS.workdir
-  variables = checkpoint.load_variables(path, average=True)
+  average = bool(run.settings.optim.get("ema"))
+  variables = checkpoint.load_variables(path, average=average)
   state = evaluate.place(run.make(), variables, run.shardings)
   results = evaluate.run_all(run.evaluators, state.variables)
-  pathlib.Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
+  workdir_lib.write_start(FLAGS.workdir, run.config)
   workdir_lib.write_results(FLAGS.workdir, results)
   for name, result in results.items():
     print(f"{name}: {result.value:.4g} (chance {result.chance:.3g}, n {result.n})")
-  print(f"report: {report.write(FLAGS.workdir, results=results, config=run.config)}")
+  print(f"report: {report.of_run(FLAGS.workdir)}")
 
 
 if __name__ == "__main__":

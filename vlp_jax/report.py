@@ -16,6 +16,7 @@ from etils import epath
 
 from vlp_jax import jsonl, monitor, plots
 from vlp_jax import report_style as style
+from vlp_jax import workdir as files
 from vlp_jax.metrics import Result
 
 
@@ -72,6 +73,15 @@ def write(
   path = workdir / "report.html"
   path.write_text(page)
   return path
+
+
+def of_run(workdir: epath.PathLike, **more) -> epath.Path:
+  """The report of a run from the files it left; `more` as in `write`."""
+  config, env = (
+    files.read_json(epath.Path(workdir) / f"{n}.json") for n in ("config", "env")
+  )
+  results = files.read_results(workdir)
+  return write(workdir, results=results, config=config, env=env, **more)
 
 
 def _text(x):
@@ -170,8 +180,8 @@ def _curves(rows, results):
   for key in sorted(keys, key=lambda k: (k != "loss", k)):
     have = [(row["step"], row[key]) for row in rows if key in row]
     numeric = [(s, v) for s, v in have if v is None or isinstance(v, (int, float))]
-    if not any(v is not None for _, v in numeric):
-      continue
+    if sum(v is not None for _, v in numeric) < min(len(rows), 2):
+      continue  # one point is no curve: it stands in the table
     chance = results[key]["chance"] if key in results else None
     svg = plots.curve(
       *zip(*numeric, strict=True), label=f"{key} over steps", chance=chance

@@ -103,6 +103,9 @@ def _hook(given: Mapping[str, Any]) -> Callable | None:
   return bound
 
 
+KEYS = tuple(f.name for f in dataclasses.fields(Settings))  # of a config
+
+
 def with_hooks(bound: functools.partial) -> functools.partial:
   """An objective's own `prepare` and `value_and_grad`, with the same keywords bound.
 

@@ -136,6 +136,7 @@ def write_start(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
     num_devices=jax.device_count(),
     num_processes=jax.process_count(),
   )
+  root(workdir).mkdir(parents=True, exist_ok=True)
   write_text(root(workdir) / "config.json", dumps(config))
   write_text(root(workdir) / "env.json", dumps(env))
 
