@@ -47,7 +47,7 @@ def get_config(arg=None):
     )
   )
   if arg.colour:
-    c.model.video = "colour_histogram"
+    c.model.video, c.total_steps = "colour_histogram", 400
     c.input.num_frames, c.input.frame_rate = 4, 1.25
   else:
     c.evals.probe = dict(

@@ -34,6 +34,13 @@ def config_of(path: str) -> Any:
   return module.get_config(arg or None)
 
 
+def require(*names: str) -> None:
+  """Raises UserError for a flag that was not given."""
+  for name in names:
+    if not flags.FLAGS[name].value:
+      raise UserError(f"--{name} is missing; see --help.")
+
+
 def override(config: Any, changes: list[str]) -> None:
   """Applies `--config.x.y=v` arguments in place; values are Python literals or text.
 

@@ -17,11 +17,7 @@ flags.DEFINE_string("config", None, "Config whose model the weights are for.")
 
 
 def main(changes):
-  from vlp_jax.errors import UserError
-
-  for name in ("from", "input", "out", "config"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is missing; see --help.")
+  command.require("from", "input", "out", "config")
   config = command.config_of(FLAGS.config)
   command.override(config, changes)
   from vlp_jax import resolve, restore

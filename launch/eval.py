@@ -16,11 +16,7 @@ flags.DEFINE_string("checkpoint", None, "Parameters; default: those of the workd
 
 
 def main(changes):
-  from vlp_jax.errors import UserError
-
-  for name in ("config", "workdir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is missing; see --help.")
+  command.require("config", "workdir")
   config = command.config_of(FLAGS.config)
   command.override(config, changes)
   from vlp_jax import checkpoint, evaluate, report, train

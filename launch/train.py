@@ -19,11 +19,7 @@ flags.DEFINE_bool("report", True, "Write report.html at the end.")
 
 
 def main(changes):
-  from vlp_jax.errors import UserError
-
-  for name in ("config", "workdir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is missing; see --help.")
+  command.require("config", "workdir")
   config = command.config_of(FLAGS.config)
   command.override(config, changes)
   from vlp_jax import distributed, settings

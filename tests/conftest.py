@@ -2,8 +2,22 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 flags = os.environ.get("XLA_FLAGS", "")
 if "device_count" not in flags:
   os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+
+@pytest.fixture(scope="session")
+def twins(tmp_path_factory):
+  """Generated stand-ins made anew by this code, once a session."""
+  before = os.environ.get("VLP_JAX_CACHE")
+  os.environ["VLP_JAX_CACHE"] = str(tmp_path_factory.mktemp("twins"))
+  yield
+  if before is None:
+    del os.environ["VLP_JAX_CACHE"]
+  else:
+    os.environ["VLP_JAX_CACHE"] = before

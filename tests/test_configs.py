@@ -92,21 +92,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     assert "loss" in out[1]
 
 
-@pytest.fixture(scope="session")
-def _cache(tmp_path_factory):
-  """Twins of this test session only, so that they are those of this code."""
-  import os
-
-  before = os.environ.get("VLP_JAX_CACHE")
-  os.environ["VLP_JAX_CACHE"] = str(tmp_path_factory.mktemp("twins"))
-  yield
-  if before is None:
-    del os.environ["VLP_JAX_CACHE"]
-  else:
-    os.environ["VLP_JAX_CACHE"] = before
-
-
-@pytest.mark.usefixtures("_cache")
+@pytest.mark.usefixtures("twins")
 @pytest.mark.parametrize(
   "path",
   [
