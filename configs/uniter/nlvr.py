@@ -17,7 +17,7 @@ from configs import common
 def get_config(arg=None):
   arg = common.parse_arg(arg, runlocal=False)
   c = ml_collections.ConfigDict()
-  c.seed, c.total_steps, c.micro = 42, 5_000, 1
+  c.seed, c.total_steps, c.micro = 42, 3_000, 1
   c.vocab = dict(name="wordpiece", file="data/nlvr/vocab.txt")
   c.model = dict(
     name="uniter",
@@ -29,7 +29,7 @@ def get_config(arg=None):
     dropout=0.0,
   )
   # At BERT's N(0, 0.02) so narrow a net does not leave chance; these are 1/sqrt(64).
-  c.init_scale = ((r"(encoder|embed).*kernel$", 6.0),)
+  c.init_scale = ((r"kernel$", 6.0),)
   probs = dict(fields=("regions_probs",))
   # Words are masked where the statement is true of the scene: else they are noise.
   true = dict(where=dict(match=1))
@@ -43,7 +43,7 @@ def get_config(arg=None):
   c.input = dict(task="nlvr", dir="data/nlvr", split="train", tokens=4_096)
   c.input.max_rungs = 3
   c.optim = dict(
-    name="adamw", lr=1e-3, b2=0.98, eps=1e-6, clip=5.0, warmup=0.1, schedule="linear"
+    name="adamw", lr=1e-3, b2=0.98, eps=1e-6, clip=5.0, warmup=0.06, schedule="linear"
   )
   c.optim.groups = ((r"bias$|norm|scale$", dict(wd=0.0)), (r".*", dict(wd=0.01)))
   c.tensorboard = True
