@@ -17,7 +17,7 @@ from configs import common
 def get_config(arg=None):
   arg = common.parse_arg(arg, runlocal=False)
   c = ml_collections.ConfigDict()
-  c.seed, c.total_steps, c.micro = 42, 3_000, 1
+  c.seed, c.total_steps, c.micro = 42, 4_000, 1
   c.vocab = dict(name="wordpiece", file="data/nlvr/vocab.txt")
   c.model = dict(
     name="uniter",
@@ -35,7 +35,7 @@ def get_config(arg=None):
   true = dict(where=dict(match=1))
   given = dict(negatives="given", wra_coef=0.0)
   c.tasks = dict(
-    itm=dict(objective="match:itm", weight=8) | given,
+    itm=dict(objective="match:itm", weight=16) | given,
     mlm=dict(objective="masked:mlm", weight=2, rate=0.15, input=true),
     mrfr=dict(objective="masked:mrfr", weight=0.5, rate=0.15, input=true),
     mrc_kl=dict(objective="masked:mrc_kl", weight=0.5, rate=0.15, input=true | probs),
@@ -43,7 +43,7 @@ def get_config(arg=None):
   c.input = dict(task="nlvr", dir="data/nlvr", split="train", tokens=4_096)
   c.input.max_rungs = 3
   c.optim = dict(
-    name="adamw", lr=1e-3, b2=0.98, eps=1e-6, clip=5.0, warmup=0.06, schedule="linear"
+    name="adamw", lr=1e-3, b2=0.98, eps=1e-6, clip=1.0, warmup=200, schedule="constant"
   )
   c.optim.groups = ((r"bias$|norm|scale$", dict(wd=0.0)), (r".*", dict(wd=0.01)))
   c.tensorboard = True
