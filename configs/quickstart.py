@@ -15,7 +15,7 @@ from configs import common
 def get_config(arg=None):
   arg = common.parse_arg(arg, long=False, colour=False)
   c = ml_collections.ConfigDict()
-  c.seed, c.total_steps = 0, 2_400 if arg.long else 400
+  c.seed, c.total_steps = 0, 2_400 if arg.long else 340
   c.vocab = dict(name="words", file="runs/quickstart/shards/vocab.txt")
   c.model = dict(name="mil_nce", variant="quick", video="s3d")
   c.tasks = dict(mil_nce=dict(objective="contrastive:mil_nce", weight=1.0))
@@ -47,7 +47,7 @@ def get_config(arg=None):
     )
   )
   if arg.colour:
-    c.model.video, c.total_steps = "colour_histogram", 400
+    c.model.video, c.total_steps = "colour_histogram", 340
     c.input.num_frames, c.input.frame_rate = 4, 1.25
   else:
     c.evals.probe = dict(
