@@ -24,7 +24,7 @@ def main(changes):
   from vlp_jax import settings as settings_lib
   from vlp_jax.importers import read
 
-  s = settings_lib.load(config)
+  s = settings_lib.load(settings_lib.with_twins(settings_lib.plain(config)))
   vocab, _ = settings_lib.vocabulary(s)
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   model = resolve.model(s.model, inject=inject)

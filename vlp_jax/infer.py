@@ -36,7 +36,7 @@ class Model:
   @classmethod
   def load(cls, path: str) -> "Model":
     """The newest valid checkpoint of a workdir, with the config saved beside it."""
-    s = settings_lib.load(workdir.read_config(path))
+    s = settings_lib.load(settings_lib.with_twins(workdir.read_config(path)))
     vocab, tokeniser = settings_lib.vocabulary(s)
     inject = {"vocab": vocab, "vocab_size": vocab.size}
     module = resolve.model(s.model, inject=inject)
