@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from tests import toy
+from tests import helpers, toy
 from vlp_jax import resolve, sources, train
 from vlp_jax.errors import NumericError, Preempted, UserError
 from vlp_jax.metrics import Result
@@ -148,6 +150,41 @@ def test_mistakes_are_told_before_anything_starts(change, message):
   with pytest.raises(UserError, match=message) as caught:
     run(config() | change)
   assert "\n" not in str(caught.value)
+
+
+def test_mistakes_of_a_data_run_are_told_without_tensorflow(tmp_path):
+  """In a process of its own, where the import of TensorFlow would fail."""
+  (tmp_path / "dataset_info.json").write_text('{"splits": {"train": {}}}')
+  code = """
+import sys
+sys.modules["tensorflow"] = None
+import jax
+from launch import command
+from vlp_jax import train
+config = command.config_of("configs/mil_nce/howto100m.py:runlocal")
+command.override(config, sys.argv[1:])
+train.run(config, devices=jax.devices()[:3])
+"""
+  at = [f"--config.input.dir={tmp_path}", f"--config.vocab.file={tmp_path}/v.txt"]
+  for changes, message in (
+    (["--config.mesh={'data': 3}", "--config.input.rows=8"], "8 rows does not divide"),
+    (["--config.mesh={'data': 2}"], "does not fit 3 devices"),
+    (["--config.input.split=trai"], "Did you mean 'train'"),
+    (["--config.optim.lr=fast"], "lr"),
+  ):
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+      [sys.executable, "-c", code, *at, *changes],
+      capture_output=True,
+      text=True,
+      env=env,
+      cwd=helpers.ROOT,
+      timeout=120,
+    )
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "UserError" in last
+    assert message in last
 
 
 def test_missing_data_are_told_with_the_command_that_makes_them(tmp_path):

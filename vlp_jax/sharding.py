@@ -87,6 +87,20 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def check_rows(rows: int, mesh: jax.sharding.Mesh, micro: int = 1) -> None:
+  """Raises UserError unless a global batch divides by shards and microbatches."""
+  shards = batch_shards(mesh)
+  unit = shards * micro
+  if rows % unit:
+    low = rows // unit * unit
+    valid = [n for n in (low, low + unit) if n]
+    raise UserError(
+      f"a batch of {rows} rows does not divide by {shards} data shards"
+      f"{f' and {micro} microbatches' if micro > 1 else ''} "
+      f"(mesh {dict(mesh.shape)}); nearest valid sizes: {valid}."
+    )
+
+
 def put(
   batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh
 ) -> dict[str, jax.Array]:
@@ -95,14 +109,7 @@ def put(
   Raises: UserError when the global rows do not divide by the batch shards.
   """
   batch_lib.check(batch)
-  rows, shards = batch_lib.rows(batch) * jax.process_count(), batch_shards(mesh)
-  if rows % shards:
-    low = rows // shards * shards
-    valid = [n for n in (low, low + shards) if n]
-    raise UserError(
-      f"a batch of {rows} rows does not divide by {shards} data shards "
-      f"(mesh {dict(mesh.shape)}); nearest valid sizes: {valid}."
-    )
+  check_rows(batch_lib.rows(batch) * jax.process_count(), mesh)
   sharding = batch_sharding(mesh)
   at = lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x))
   return {k: at(x) for k, x in batch.items()}

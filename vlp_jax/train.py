@@ -73,6 +73,9 @@ class Run:
     self.settings = s = settings_lib.load(self.config)
     settings_lib.check(s, vocab=settings_lib.stand_in(), data_given=data is not None)
     self.mesh = sharding.mesh(s.mesh, devices)
+    for task in s.tasks if data is None else ():
+      if s.task_input(task).get("rows"):
+        sharding.check_rows(s.task_input(task)["rows"], self.mesh, s.micro)
     self.settings = s = settings_lib.load(settings_lib.with_twins(self.config))
     self.workdir, self.profile = workdir, profile
     self.vocab, self.tokeniser = settings_lib.vocabulary(s)
