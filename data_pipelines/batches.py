@@ -19,7 +19,7 @@ import numpy as np
 
 from data_pipelines import index, plan, quarantine
 from vlp_jax import batch as contract
-from vlp_jax import resolve
+from vlp_jax import declared, resolve
 from vlp_jax.errors import CheckpointError, DataBudgetError, UserError
 
 CANDIDATES = 4  # the planned example and three spares
@@ -231,16 +231,30 @@ class Evaluation:
       yield self._source.finish(planned, made)
 
 
+def check(input: Mapping, what: str = "input") -> None:
+  """Raises UserError for a keyword that neither this file nor the task knows.
+
+  The task's file is read, not imported: nothing of TensorFlow is.
+  """
+  given = dict(input)
+  own = inspect.signature(_Source).parameters
+  mine = {k: given.pop(k) for k in list(given) if k in own}
+  resolve.bind(_Source, mine, what=what)
+  define = declared.function("data_pipelines.tasks", mine["task"], "define")
+  known = set(inspect.signature(define).parameters) - set(_HARNESS)
+  for key in given:
+    if key not in known:
+      hint = resolve.nearest(key, known | set(own))
+      raise UserError(f"{what}: unknown key {key!r}.{hint}")
+  resolve.bind(define, given, skip=_HARNESS, what=what)
+
+
 def _open(input, *, vocab, train, seed, host, num_hosts):
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(input).items()}
+  check(given)
   own = inspect.signature(_Source).parameters
   mine = {k: given.pop(k) for k in list(given) if k in own}
   source = resolve.bind(_Source, mine, what="input")()
-  known = [k for k in inspect.signature(source.place.define).parameters]
-  for key in given:
-    if key not in known or key in _HARNESS:
-      names = (set(known) | set(own)) - set(_HARNESS)
-      raise UserError(f"input: unknown key {key!r}.{resolve.nearest(key, names)}")
   source.open(given, vocab=vocab, train=train, seed=seed)
   source.slice(host, num_hosts)
   return source

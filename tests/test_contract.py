@@ -34,6 +34,16 @@ def test_a_good_batch_passes_and_zeros_are_good():
   assert batch_lib.rows(out) == 2
 
 
+def test_useful_counts_real_rows_and_their_tokens():
+  batch = good()
+  batch["text_mask"][0, 3:] = False
+  batch["narration_mask"] = np.arange(6) < np.array([2, 0, 1, 6])[:, None] + [[[0]]] * 2
+  batch["example_mask"][1] = False
+  np.testing.assert_array_equal(batch_lib.useful(batch), [1, 3 + 9])
+  del batch["example_mask"]
+  np.testing.assert_array_equal(batch_lib.useful(batch), [2, 3 + 5 + 18])
+
+
 @pytest.mark.parametrize(
   ("key", "value", "error", "message"),
   [

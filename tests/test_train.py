@@ -83,6 +83,25 @@ def test_two_tasks_microbatches_and_resume_in_pieces_equal_one_run(tmp_path):
   assert steps == sorted(set(steps))
 
 
+def test_useful_tokens_are_timed(tmp_path):
+  """Padded rows and padded places count nowhere."""
+  data = toy.batches(2)
+  run(config(total_steps=2, log_every=2, checkpoint={"every": 2}), tmp_path, data=data)
+  row = json.loads((tmp_path / "timing.jsonl").read_text())
+  real = [b["example_mask"] for b in data]
+  tokens = sum((b["regions_mask"] & b["example_mask"][:, None]).sum() for b in data)
+  seconds = 2 / row["steps_per_s"]
+  assert row["examples_per_s"] * seconds == pytest.approx(np.sum(real), rel=1e-3)
+  assert row["tokens_per_s"] * seconds == pytest.approx(tokens, rel=1e-3)
+
+
+def test_a_short_run_is_profiled(tmp_path):
+  given = config(total_steps=3, log_every=1, checkpoint={"every": 3})
+  run(given, tmp_path, profile=True)
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  run(given | {"total_steps": 4}, tmp_path / "again", profile=True)  # it was ended
+
+
 def test_a_finished_run_is_done(tmp_path):
   evals = {"size": lambda apply: _Norm()}
   first = run(config(), tmp_path, evals=evals)
@@ -171,6 +190,9 @@ train.run(config, devices=jax.devices()[:3])
     (["--config.mesh={'data': 2}"], "does not fit 3 devices"),
     (["--config.input.split=trai"], "Did you mean 'train'"),
     (["--config.optim.lr=fast"], "lr"),
+    (["--config.input.task=narated_clips"], "Did you mean 'narrated_clips'"),
+    (["--config.input.num_frames=3.5"], "num_frames"),
+    (["--config.input.sise=64"], "sise"),
   ):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(

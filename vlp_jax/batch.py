@@ -100,6 +100,22 @@ def rows(batch: Mapping) -> int:
   return next(iter(batch.values())).shape[0]
 
 
+def useful(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """[2] int32: rows that are no padding, and their real words, regions and clips.
+
+  Frames, pixels and samples are no tokens: a run on those alone counts rows only.
+  """
+  real = batch.get("example_mask")
+  if real is None:
+    real = jnp.ones(rows(batch), bool)
+  tokens = jnp.zeros((), jnp.int32)
+  for stream in (*TEXT, *TEXTS, *REGIONS, *CLIPS):
+    if (mask := batch.get(f"{stream}_mask")) is not None:
+      own = real.reshape(-1, *[1] * (mask.ndim - 1))
+      tokens += (mask & own).sum(dtype=jnp.int32)
+  return jnp.stack([real.sum(dtype=jnp.int32), tokens])
+
+
 def zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
   """A batch of zeros with all masks True, for initialisation."""
   check(spec)

@@ -231,9 +231,8 @@ def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict
 
 
 def check_input(what: str, given: Mapping[str, Any]) -> None:
-  """The prepared data exist. Reads one JSON, nothing else."""
-  if not given.get("dir"):
-    raise UserError(f"{what}.dir is missing: the folder that prepare wrote.")
+  """The keywords are known and the prepared data exist; no TensorFlow is imported."""
+  resolve.module("data_pipelines", "batches").check(given, what)
   if given["dir"].startswith(TWIN):
     resolve.module("data_pipelines.synthetic", "twins").name_of(given["dir"])
     return

@@ -25,6 +25,7 @@ from vlp_jax import (
   monitor,
   optim,
   preemption,
+  profile,
   resolve,
   sharding,
   sources,
@@ -122,6 +123,9 @@ class Run:
       check=self.watch.during_evaluation,
     )
     self.key = jax.random.key(s.seed)
+    self.useful = jax.jit(
+      batch_lib.useful, out_shardings=sharding.replicated(self.mesh)
+    )
     self.flight = collections.deque()
     self.results, self.lines, self.line = {}, [], None
     self.rate = optim.learning_rate(dict(s.optim) | {"total_steps": s.total_steps})
@@ -167,6 +171,9 @@ class Run:
       self.sources.start(extra.get("sources"))
       stack.callback(self.sources.close)
       stop = stack.enter_context(self.watch)
+      at = self.workdir if self.profile else None
+      trace = profile.Trace(at, start, s.total_steps)
+      stack.callback(trace.close)
 
       def save(state, n, wait=False):
         extra = dict(
@@ -184,7 +191,7 @@ class Run:
         self._write()
         state = self._rounds(state, start)
       for n in range(start + 1, s.total_steps + 1):
-        self._trace(n, start)
+        trace.before(n)
         state = self._advance(state, n)
         due = s.eval_every and n % s.eval_every == 0
         boundary = saved is not None and n % saving.every == 0
@@ -215,21 +222,13 @@ class Run:
         workdir_lib.write_results(self.workdir, self.results)
       return Outcome(state, self.results, self.lines)
 
-  def _trace(self, n, first):
-    """A profiler trace of five steps after the compiles, under workdir/profile."""
-    if self.profile and self.workdir is not None:
-      if n == first + 10:
-        jax.profiler.start_trace(str(self.workdir) + "/profile")
-      if n == first + 15:
-        jax.profiler.stop_trace()
-
   def _advance(self, state, n):
     task = schedule_lib.pick(self.settings.seed, n - 1, self.weights)
     with self.log.waiting():
       batch = self.sources.take(task)
     state, means = self.steps[task](state, batch, self.key)
     # Copies: the counters of the state itself are donated to the next step.
-    counts = jnp.stack([state.skipped, state.bad_in_row])
+    counts = jnp.stack([state.skipped, state.bad_in_row]), self.useful(batch)
     self.flight.append((n, task, batch, means, counts))
     self._settle(state, keep=IN_FLIGHT)
     return state
@@ -238,11 +237,11 @@ class Run:
     """Books the steps that are done, until at most `keep` are in flight."""
     while len(self.flight) > keep:
       n, task, batch, means, counts = self.flight.popleft()
-      means, (skipped, bad) = jax.device_get((means, counts))
+      means, ((skipped, bad), (rows, tokens)) = jax.device_get((means, counts))
       if bad >= step_lib.BAD_IN_ROW:
         raise self._failure(state, n, task, batch)
       monitor.add(self.window, task, means)
-      self.log.count(n, examples=batch_lib.rows(batch))
+      self.log.count(n, examples=int(rows), tokens=int(tokens))
       if n % self.settings.log_every == 0 or n == self.settings.total_steps:
         line = monitor.means(self.window)
         rate = float(self.rate(n - int(skipped)))
