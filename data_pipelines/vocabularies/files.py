@@ -1,7 +1,8 @@
-"""Vocabulary files: one token a line, checked, and hashed with their case rule."""
+"""Vocabulary files: read with bounds, checked, and hashed with their rules."""
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 
 from etils import epath
@@ -9,13 +10,18 @@ from etils import epath
 from vlp_jax.errors import UserError
 
 MAX_BYTES = 1 << 28  # 256 MiB: forty times the largest published vocabulary
+GZIP = b"\x1f\x8b"
 
 
-def read_lines(file) -> list[str]:
-  """Tokens of a text file, one a line; only the line end is cut off.
+def encodable(text: str) -> str:
+  """Half a surrogate pair cannot be encoded; it is no text and is dropped."""
+  return text.encode("utf-8", "ignore").decode("utf-8")
 
-  Raises: UserError if the file is missing, too large, not UTF-8, or has a blank or a
-    repeated line.
+
+def read_bytes(file) -> bytes:
+  """The bytes of a vocabulary file, unpacked if it is gzip.
+
+  Raises: UserError if the file is missing, damaged, or (unpacked) too large.
   """
   path = epath.Path(file)
   if not path.is_file():
@@ -23,13 +29,41 @@ def read_lines(file) -> list[str]:
   size = path.stat().length
   if size > MAX_BYTES:
     raise UserError(f"{path} has {size} bytes; a vocabulary has at most {MAX_BYTES}.")
+  raw = path.read_bytes()
+  if not raw.startswith(GZIP):
+    return raw
+  unpack = zlib.decompressobj(wbits=31)  # never more than is asked for
   try:
-    text = path.read_bytes().decode("utf-8-sig")
+    whole = unpack.decompress(raw, MAX_BYTES + 1)
+  except zlib.error as error:
+    raise UserError(f"vocabulary {path} is a damaged gzip file: {error}.") from None
+  if len(whole) > MAX_BYTES:
+    raise UserError(f"{path} unpacks to over {MAX_BYTES} bytes; that is no vocabulary.")
+  if not unpack.eof:
+    raise UserError(f"vocabulary {path} is a gzip file that was cut off.")
+  return whole
+
+
+def read_text(file) -> str:
+  """A vocabulary file as UTF-8 text, unpacked if it is gzip.
+
+  Raises: UserError if it cannot be read as such.
+  """
+  try:
+    return read_bytes(file).decode("utf-8-sig")
   except UnicodeDecodeError as error:
-    raise UserError(f"vocabulary {path} is not UTF-8: {error.reason}.") from None
+    raise UserError(f"vocabulary {file} is not UTF-8: {error.reason}.") from None
+
+
+def read_lines(file) -> list[str]:
+  """Tokens of a text file, one a line; only the line end is cut off.
+
+  Raises: UserError if it cannot be read, or has a blank or a repeated line.
+  """
   # Not splitlines(): a token may be a form feed, U+0085 or U+2028.
-  lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-  check(lines, path)
+  text = read_text(file).removesuffix("\n")
+  lines = [line.removesuffix("\r") for line in text.split("\n")]
+  check(lines, epath.Path(file))
   return lines
 
 
@@ -44,16 +78,21 @@ def check(tokens: Sequence[str], what) -> None:
     seen[token] = number
 
 
-def write_lines(file, tokens: Iterable[str]) -> None:
-  """One token a line; written beside and renamed, so that no half file is ever seen."""
+def write_bytes(file, data: bytes) -> None:
+  """Written beside and renamed, so that no half file is ever seen."""
   path = epath.Path(file)
-  text = "".join(f"{token}\n" for token in tokens)
   partial = path.parent / f"{path.name}.tmp-{os.getpid()}"
-  partial.write_bytes(text.encode())
+  partial.write_bytes(data)
   partial.replace(path)
 
 
-def digest(kind: str, cased: bool, tokens: Sequence[str]) -> str:
-  """Hex sha256 of kind, case rule and tokens in order."""
-  text = "\n".join((f"{kind} cased={cased}", *tokens))
+def write_lines(file, tokens: Iterable[str]) -> None:
+  """One token a line."""
+  write_bytes(file, "".join(f"{token}\n" for token in tokens).encode())
+
+
+def digest(kind: str, cased: bool, tokens: Sequence[str], **rules) -> str:
+  """Hex sha256 of kind, case rule, other rules that change ids, and tokens in order."""
+  head = [f"{kind} cased={cased}", *(f"{k}={v}" for k, v in sorted(rules.items()))]
+  text = "\n".join((" ".join(head), *tokens))
   return hashlib.sha256(text.encode()).hexdigest()

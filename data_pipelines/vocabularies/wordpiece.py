@@ -19,27 +19,23 @@ from vlp_jax.errors import UserError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND = "wordpiece"
+MAX_CHARS = 100
 
 
 def _bracketed(token: str) -> bool:
   return len(token) > 2 and token[0] == "[" and token[-1] == "]"
 
 
-def _pipeline(model, cased: bool) -> tokenizers.Tokenizer:
+def _pipeline(model, cased: bool, strip_accents: bool, chinese: bool):
   tokenizer = tokenizers.Tokenizer(model)
   tokenizer.normalizer = normalizers.BertNormalizer(
     clean_text=True,
-    handle_chinese_chars=True,
-    strip_accents=not cased,  # as BERT: accents go exactly when capitals go
+    handle_chinese_chars=chinese,
+    strip_accents=strip_accents,
     lowercase=not cased,
   )
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   return tokenizer
-
-
-def _clean(text: str) -> str:
-  """Half a surrogate pair cannot be encoded; it is no text and is dropped."""
-  return text.encode("utf-8", "ignore").decode("utf-8")
 
 
 class Vocabulary:
@@ -48,10 +44,26 @@ class Vocabulary:
   Args:
     tokens: V tokens in order of id; "##" marks the inside of a word.
     cased: keep capitals and accents. None: exactly if some token has a capital.
+    strip_accents: None: exactly if capitals go, as BERT does. False with cased=False
+      is for uncased vocabularies of languages whose accents matter.
+    chinese: every Chinese character is a word.
+    max_chars: longer words are [UNK].
   Raises: UserError without one of [PAD] [UNK] [CLS] [SEP] [MASK], or with duplicates.
   """
 
-  def __init__(self, tokens: Sequence[str], *, cased: bool | None = None):
+  kind = KIND
+
+  def __init__(
+    self,
+    tokens: Sequence[str],
+    *,
+    cased: bool | None = None,
+    strip_accents: bool | None = None,
+    chinese: bool = True,
+    max_chars: int = MAX_CHARS,
+  ):
+    if max_chars < 1:
+      raise UserError(f"vocab.max_chars={max_chars}; it must be positive.")
     self.tokens = tuple(tokens)
     files.check(self.tokens, "wordpiece vocabulary")
     ids = {token: i for i, token in enumerate(self.tokens)}
@@ -65,9 +77,15 @@ class Vocabulary:
     if not words:
       raise UserError("wordpiece vocabulary has only special tokens.")
     self.cased = any(t != t.lower() for t in words) if cased is None else bool(cased)
-    self.digest = files.digest(KIND, self.cased, self.tokens)
-    model = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
-    self._tokenizer = _pipeline(model, self.cased)
+    given = strip_accents is not None
+    self.strip_accents = strip_accents if given else not self.cased
+    self.chinese, self.max_chars = chinese, max_chars
+    rules = {"strip_accents": self.strip_accents, "chinese": chinese, "max": max_chars}
+    usual = {"strip_accents": not self.cased, "chinese": True, "max": MAX_CHARS}
+    changed = {k: v for k, v in rules.items() if v != usual[k]}
+    self.digest = files.digest(KIND, self.cased, self.tokens, **changed)
+    model = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=max_chars)
+    self._tokenizer = _pipeline(model, self.cased, self.strip_accents, chinese)
     self._hidden = frozenset(i for t, i in ids.items() if _bracketed(t))
     special = dict(zip(SPECIALS, (ids[t] for t in SPECIALS), strict=True))
     self.spec = vocab.Vocab(
@@ -85,13 +103,18 @@ class Vocabulary:
 
   def encode(self, text: str) -> list[int]:
     """Ids of the text, without [CLS] and [SEP]; [] for blanks."""
-    return self._tokenizer.encode(_clean(text), add_special_tokens=False).ids
+    return self._tokenizer.encode(files.encodable(text), add_special_tokens=False).ids
 
   def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
     """`encode` of each text, on all cores."""
-    batch = [_clean(text) for text in texts]
+    batch = [files.encodable(text) for text in texts]
     found = self._tokenizer.encode_batch(batch, add_special_tokens=False)
     return [e.ids for e in found]
+
+  def word_ids(self, text: str) -> list[int]:
+    """For each id of `encode`, the number of its word in the text, from 0."""
+    found = self._tokenizer.encode(files.encodable(text), add_special_tokens=False)
+    return found.word_ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Words parted by blanks, pieces joined; bracketed tokens are left out."""
@@ -104,13 +127,20 @@ class Vocabulary:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(file: str, cased: bool | None) -> Vocabulary:
-  return Vocabulary(files.read_lines(file), cased=cased)
+def _load(file: str, **rules) -> Vocabulary:
+  return Vocabulary(files.read_lines(file), **rules)
 
 
-def load(file: str, cased: bool | None = None) -> Vocabulary:
-  """The vocabulary of a `vocab.txt`."""
-  return _load(str(file), cased)
+def load(
+  file: str,
+  cased: bool | None = None,
+  strip_accents: bool | None = None,
+  chinese: bool = True,
+  max_chars: int = MAX_CHARS,
+) -> Vocabulary:
+  """The vocabulary of a `vocab.txt`; rules as in `Vocabulary`."""
+  rules = dict(cased=cased, strip_accents=strip_accents)
+  return _load(str(file), **rules, chinese=chinese, max_chars=max_chars)
 
 
 def learn(
@@ -133,8 +163,9 @@ def learn(
     cased: keep capitals and accents.
     max_alphabet: the most frequent characters kept; words with others become [UNK].
   """
-  texts = [_clean(text) for text in texts]
-  tokenizer = _pipeline(models.WordPiece(unk_token="[UNK]"), cased)
+  texts = [files.encodable(text) for text in texts]
+  model = models.WordPiece(unk_token="[UNK]")
+  tokenizer = _pipeline(model, cased, strip_accents=not cased, chinese=True)
   normalize = tokenizer.normalizer.normalize_str
   split = tokenizer.pre_tokenizer.pre_tokenize_str
   words = collections.Counter(w for text in texts for w, _ in split(normalize(text)))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from etils import epath
 
-from data_pipelines.vocabularies import files
+from data_pipelines.vocabularies import files, word_vectors
 from vlp_jax import vocab
 from vlp_jax.errors import UserError
 
@@ -23,7 +23,7 @@ WORD = re.compile(r"[\w']+")
 
 def _split(text: str, cased: bool) -> list[str]:
   words = WORD.findall(text if cased else text.lower())
-  return [w.encode("utf-8", "ignore").decode("utf-8") for w in words]
+  return [files.encodable(w) for w in words]
 
 
 class Vocabulary:
@@ -33,17 +33,28 @@ class Vocabulary:
     words: V - 1 words; word k has id k + 1.
     cased: compare as written, as the published code does. None: exactly if some word
       has a capital, so that "Red" is found in a dictionary of lower-case words.
+    stop_words: words of the dictionary that are dropped from texts all the same.
   """
 
-  def __init__(self, words: Sequence[str], *, cased: bool | None = None):
+  kind = KIND
+
+  def __init__(
+    self,
+    words: Sequence[str],
+    *,
+    cased: bool | None = None,
+    stop_words: Iterable[str] = (),
+  ):
     words = [str(w) for w in words]
     if not words:
       raise UserError("word dictionary is empty.")
     files.check(words, "word dictionary")
     self.tokens = ("", *words)
     self.cased = any(w != w.lower() for w in words) if cased is None else bool(cased)
-    self.digest = files.digest(KIND, self.cased, self.tokens)
-    self._ids = {w: i for i, w in enumerate(words, 1)}
+    self.stop_words = frozenset(stop_words) & set(words)
+    stopped = {"stop": ",".join(sorted(self.stop_words))} if self.stop_words else {}
+    self.digest = files.digest(KIND, self.cased, self.tokens, **stopped)
+    self._ids = {w: i for i, w in enumerate(words, 1) if w not in self.stop_words}
     self.spec = vocab.Vocab(
       size=len(self.tokens),
       pad_id=0,
@@ -58,6 +69,11 @@ class Vocabulary:
     found = (self._ids.get(w) for w in _split(text, self.cased))
     return [i for i in found if i is not None]
 
+  def word_ids(self, text: str) -> list[int]:
+    """For each id of `encode`, the place of its word in the text; others count too."""
+    words = enumerate(_split(text, self.cased))
+    return [place for place, w in words if w in self._ids]
+
   def encode_all(self, texts: Iterable[str]) -> list[list[int]]:
     """`encode` of each text."""
     return [self.encode(text) for text in texts]
@@ -71,34 +87,13 @@ class Vocabulary:
     files.write_lines(file, self.tokens[1:])
 
   def vectors(self, path) -> np.ndarray:
-    """Word vectors of a word2vec text file (`word v1 ... vD` a line, maybe a header).
+    """Word vectors of a file that `word_vectors` reads.
 
     Returns: [V, D] float32; row 0 and words that the file lacks are zeros.
-    Raises: UserError if lines differ in width, or no word of the dictionary is there.
+    Raises: UserError if the file is damaged, or has no word of the dictionary.
     """
-    table = None
-    with epath.Path(path).open("r", encoding="utf-8") as f:
-      for number, line in enumerate(f, 1):
-        word, *values = line.rstrip().split(" ")
-        if number == 1 and len(values) == 1 and values[0].isdigit():
-          continue  # the header: number of words, width
-        if word not in self._ids:
-          continue
-        if table is None:
-          table = np.zeros((len(self.tokens), len(values)), np.float32)
-        try:
-          vector = np.array(values, np.float32)
-        except ValueError:
-          vector = None
-        if vector is None or vector.shape != table.shape[1:]:
-          raise UserError(
-            f"{path}, line {number}: {len(values)} values for {word!r}; "
-            f"expected {table.shape[1]} numbers."
-          )
-        table[self._ids[word]] = vector
-    if table is None:
-      raise UserError(f"{path} has a vector for none of {len(self._ids)} words.")
-    return table
+    table, _ = word_vectors.read(path, self.tokens[1:])
+    return np.concatenate([np.zeros_like(table[:1]), table])
 
 
 def _read(file: str) -> list[str]:
@@ -116,13 +111,19 @@ def _read(file: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(file: str, cased: bool | None) -> Vocabulary:
-  return Vocabulary(_read(file), cased=cased)
+def _load(file: str, cased: bool | None, stop_words: str) -> Vocabulary:
+  stopped = files.read_lines(stop_words) if stop_words else ()
+  return Vocabulary(_read(file), cased=cased, stop_words=stopped)
 
 
-def load(file: str, cased: bool | None = None) -> Vocabulary:
-  """The dictionary of a text file (one word a line) or of `dict.npy` ([V - 1] str)."""
-  return _load(str(file), cased)
+def load(file: str, cased: bool | None = None, stop_words: str = "") -> Vocabulary:
+  """The dictionary of a text file (one word a line) or of `dict.npy` ([V - 1] str).
+
+  Args:
+    cased: as in `Vocabulary`.
+    stop_words: a text file of words to drop, one a line (arXiv 1906.03327, 2006.16228).
+  """
+  return _load(str(file), cased, str(stop_words))
 
 
 def learn(
