@@ -108,6 +108,7 @@ class Run:
       for t, objective in objectives.items()
     }
     self.weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
+    self.starts = {t: int(v.get("start", 0)) for t, v in s.tasks.items()}
     self.sources = sources.Sources(
       s, self.tokeniser, self.mesh, data=data, workdir=workdir
     )
@@ -223,7 +224,8 @@ class Run:
       return Outcome(state, self.results, self.lines)
 
   def _advance(self, state, n):
-    task = schedule_lib.pick(self.settings.seed, n - 1, self.weights)
+    weights = schedule_lib.begun(self.weights, self.starts, n - 1)
+    task = schedule_lib.pick(self.settings.seed, n - 1, weights)
     with self.log.waiting():
       batch = self.sources.take(task)
     state, means = self.steps[task](state, batch, self.key)

@@ -10,6 +10,17 @@ from collections.abc import Mapping
 import numpy as np
 
 
+def begun(
+  schedule: Mapping[str, float], starts: Mapping[str, int], step: int
+) -> dict[str, float]:
+  """The part of the schedule that is drawn at `step`: tasks whose start has come.
+
+  Args:
+    starts: task -> the first step (from 0) that may take it; 0 if it is not there.
+  """
+  return {k: w for k, w in schedule.items() if step >= starts.get(k, 0)}
+
+
 def pick(seed: int, step: int, schedule: Mapping[str, float]) -> str:
   """The task of `step`; weights need not sum to one, 0 switches a task off.
 
