@@ -51,6 +51,14 @@ def _rgb(picture) -> np.ndarray:
   return np.array(picture.convert("RGB"))
 
 
+def resize(array: np.ndarray, width: int, height: int) -> np.ndarray:
+  """[height, width, 3] uint8, area-averaged, as frames of videos are."""
+  if array.shape[:2] == (height, width):
+    return array
+  picture = Image.fromarray(array).resize((width, height), Image.Resampling.BOX)
+  return np.array(picture)
+
+
 def encode_jpeg(array: np.ndarray, *, quality: int = 95, subsampling: int = 2) -> bytes:
   """JPEG of [H, W, 3] uint8 RGB.
 

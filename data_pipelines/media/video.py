@@ -12,6 +12,7 @@ cover pictures do not count. `stream=` overrides this with an index in the conta
 
 import contextlib
 import dataclasses
+import io
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -70,17 +71,23 @@ class Info:
 
 @contextlib.contextmanager
 def opened(path) -> Iterator[av.container.InputContainer]:
-  """The open container; whatever PyAV raises inside becomes a one-line MediaError."""
+  """The open container; whatever PyAV raises inside becomes a one-line MediaError.
+
+  Args:
+    path: a file, or the bytes of one (a member of an archive).
+  """
+  inside = isinstance(path, bytes)
   try:
     # An absolute path cannot be taken for a URL. Tags of old files that are not UTF-8
     # are no reason to refuse the video.
-    at = str(pathlib.Path(path).absolute())
+    at = io.BytesIO(path) if inside else str(pathlib.Path(path).absolute())
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     with av.open(at, container_options=options, metadata_errors="replace") as container:
       yield container
   except av.FFmpegError as error:
     reason = " ".join(str(error.strerror or error).split())
-    raise media.MediaError(f"{path}: {reason}.") from None
+    name = "media" if inside else path
+    raise media.MediaError(f"{name}: {reason}.") from None
 
 
 def _videos(container) -> list:
@@ -171,7 +178,7 @@ def probe(path, *, stream: int | None = None) -> Info:
     v.codec_context.thread_count = 1
     first = next(container.decode(v), None)
     if first is None:
-      raise media.MediaError(f"{path}: the video stream has no frame.")
+      raise media.MediaError(f"{info.path}: the video stream has no frame.")
     turn = first.rotation // 90 * 90
     size = (info.height, info.width) if turn % 180 else (info.width, info.height)
     return dataclasses.replace(info, rotation=turn, width=size[0], height=size[1])
@@ -253,7 +260,7 @@ def frames(
   with opened(path) as container:
     info = describe(container, stream)
     if info.video is None:
-      raise media.MediaError(f"{path}: no video stream.")
+      raise media.MediaError(f"{info.path}: no video stream.")
     v = container.streams[info.video]
     v.codec_context.thread_count = 1  # `prepare` runs one process per core
     tick = max(EPSILON_S, min(float(v.time_base), MAX_TICK_S))
@@ -266,7 +273,7 @@ def frames(
         return
       shown, end = _Shown(frame), time + length
     if shown is None:
-      raise media.MediaError(f"{path}: the video stream has no frame.")
+      raise media.MediaError(f"{info.path}: the video stream has no frame.")
     _check_end(info, end, length)
     while t is not None and (times is not None or t < end - tick):
       yield t, shown.picture(size)

@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 a mistake of the user, 3 too many damaged records, 75 a wo
 was killed (run the same command again).
 """
 
-import argparse
 import importlib
 import inspect
 import os
@@ -13,6 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 
+from data_pipelines import command
 from vlp_jax import errors, resolve
 
 ENGINE = ("shards", "workers")  # files of this package that are no data set
@@ -46,24 +46,9 @@ def _options(parser, fn) -> None:
       )
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UserError(f"{message}. {self.prog} --help lists the options.")
-
-
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code."""
-  debug = "--debug" in argv
-  try:
-    return _run([a for a in argv if a != "--debug"])
-  except errors.VlpError as error:
-    if debug:
-      raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return error.exit_code
-  except KeyboardInterrupt:
-    print("error: interrupted; run the same command again to go on.", file=sys.stderr)
-    return 130
+  return command.run(_run, argv, "; run the same command again to go on")
 
 
 def _run(argv) -> int:
@@ -73,12 +58,7 @@ def _run(argv) -> int:
     print(f"{__doc__}\nData sets: {names}.\n{usage} DATASET --help lists its options.")
     return 0 if argv else errors.UserError.exit_code
   fn = _find(argv[0])
-  about = inspect.getdoc(fn)
-  raw = argparse.RawDescriptionHelpFormatter
-  prog = f"{usage} {argv[0]}"
-  parser = _Parser(
-    prog=prog, description=about, formatter_class=raw, allow_abbrev=False
-  )
+  parser = command.Parser(f"{usage} {argv[0]}", inspect.getdoc(fn))
   parser.add_argument("--source", required=True, help="directory or file to read")
   parser.add_argument("--out", required=True, help="directory of the prepared data set")
   _options(parser, fn)

@@ -148,7 +148,7 @@ def record(
     shape = pixels.shape
   try:
     duration = float(row.get("duration_s", len(frames) / rate_hz))
-    context, lists, columns = _told(row, classes)
+    context, lists, columns = told(row, classes)
   except (KeyError, TypeError, AttributeError, OverflowError) as error:
     raise ValueError(f"malformed row: {type(error).__name__} {error}") from None
   if not 0 < duration < math.inf:
@@ -169,8 +169,11 @@ def record(
   return records.encode(context, lists), columns
 
 
-def _told(row, classes) -> tuple[dict, dict, dict]:
-  """(context, lists, columns) of what the row says; raises on a malformed one."""
+def told(row: Mapping, classes: Mapping[str, list]) -> tuple[dict, dict, dict]:
+  """(context, lists, columns) of what the row says; raises on a malformed one.
+
+  Raises: KeyError, TypeError, ValueError, AttributeError or OverflowError.
+  """
   labels = {k: _label(row.get(k), names, k) for k, names in classes.items()}
   captions, lost = narrated.captions(row)
   narrations, more_lost = narrated.narrations(row)

@@ -30,7 +30,16 @@ SETTINGS = "prepare.json"
 SAMPLE = 3  # examples encoded for the estimate
 
 # encode(row) -> (serialised record, index columns); ValueError sends it to quarantine.
-Encode = Callable[[Mapping], tuple[bytes, Mapping]]
+# A row may also be a file of several examples: then an iterator of such pairs and of
+# `Refused`. The number of rows, not of examples, settles the shards and the budget.
+Encode = Callable[[Mapping], tuple[bytes, Mapping] | Iterator]
+
+
+class Refused(NamedTuple):
+  """One example of a row that holds several: it alone goes to quarantine."""
+
+  key: str
+  reason: str
 
 
 class Task(NamedTuple):
@@ -70,7 +79,8 @@ def estimate(tasks: Sequence[Task], encode: Encode) -> Estimate:
   total, begin, tried = [], time.perf_counter(), rows[:: max(1, len(rows) // SAMPLE)]
   for row in tried[:SAMPLE]:
     with contextlib.suppress(ValueError):  # it is reported when its shard is made
-      total.append(len(encode(row)[0]))
+      made = _each(encode(row))
+      total.append(sum(len(m[0]) for m in made if not isinstance(m, Refused)))
   mean = sum(total) / max(1, len(total))
   spent = (time.perf_counter() - begin) / max(1, len(tried[:SAMPLE]))
   return Estimate(len(rows), int(mean * len(rows)), spent * len(rows))
@@ -154,6 +164,11 @@ def _noted(out) -> list[dict]:
   return rows
 
 
+def _each(made) -> Iterator:
+  """What `encode` gave, one example after the other."""
+  return iter((made,)) if isinstance(made, tuple) else made
+
+
 def make(task: Task, out, encode: Encode, columns, count=lambda: None) -> list[dict]:
   """Writes one shard and its index; returns what was quarantined."""
   bad = []
@@ -163,12 +178,14 @@ def make(task: Task, out, encode: Encode, columns, count=lambda: None) -> list[d
   with writer:
     for row in task.rows:
       try:
-        record, values = encode(row)
+        for made in _each(encode(row)):
+          if isinstance(made, Refused):
+            bad.append({"split": task.split, **made._asdict()})
+          else:
+            writer.write(task.shard, made[0], **made[1])
       except ValueError as error:
         reason = " ".join(str(error).split())
         bad.append({"split": task.split, "key": row["key"], "reason": reason})
-      else:
-        writer.write(task.shard, record, **values)
       count()
     _note(out, bad)  # before the shard is complete: a kill in between costs nothing
   return bad

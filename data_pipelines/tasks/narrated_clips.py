@@ -99,8 +99,9 @@ def nearest_narrations(start, end, centre, count):
 class _Steps:
   """The preprocessors: each takes and returns one example."""
 
-  def __init__(self, *, train, num_frames, frame_rate, size, windows, flip, pad):
+  def __init__(self, *, train, num_frames, frame_rate, size, windows, flip, pad, loop):
     self.train, self.num_frames, self.frame_rate = train, num_frames, frame_rate
+    self.loop = loop
     self.size, self.windows, self.flip = size, windows, flip
     self.pad = pad if train else 0
     self.span_s = num_frames / frame_rate
@@ -119,9 +120,13 @@ class _Steps:
     else:
       share = tf.cast(x["sub"], tf.float32) / (self.windows - 1)
     start = times[0] + share * slack
-    grid = start + tf.range(self.num_frames, dtype=tf.float32) / self.frame_rate
+    grid = tf.range(self.num_frames, dtype=tf.float32) / self.frame_rate
+    if self.loop:  # a clip shorter than the span starts anew; 1e-4 against rounding
+      grid = tf.math.floormod(grid + 1e-4, end - times[0]) - 1e-4
+    grid += start
     at = tf.searchsorted((times[1:] + times[:-1]) / 2, grid)
-    return x | {"at": at, "real": grid < end - 1e-4, "start_s": start}
+    real = grid < end - 1e-4
+    return x | {"at": at, "real": real, "start_s": start, "whole_s": end - times[0]}
 
   def video(self, x):
     """Decodes the sampled frames only, one crop for all of them."""
@@ -179,9 +184,12 @@ class _Steps:
     same = (tf.size(pcm) == 0) | (tf.abs(x["audio/rate_hz"] - rate_hz) < 0.5)
     definition.require(same, f"sound is not of {rate_hz} Hz", x)
     first = tf.cast(tf.round(x["start_s"] * rate_hz), tf.int32)
-    pcm = pcm[first : first + length]
-    mask = tf.sequence_mask(tf.size(pcm), length)
-    samples = tf.pad(pcm, [[0, length - tf.size(pcm)]])
+    places = first + tf.range(length)
+    if self.loop:  # with its frames
+      whole = tf.cast(tf.round(x["whole_s"] * rate_hz), tf.int32)
+      places = tf.math.floormod(places, tf.maximum(whole, 1))
+    mask = places < tf.size(pcm)
+    samples = tf.gather(tf.pad(pcm, [[0, 1]]), tf.minimum(places, tf.size(pcm)))
     return x | {"audio_samples": tf.ensure_shape(samples, [length]), "audio_mask": mask}
 
   def narrations(self, x, *, words, vocab, candidates, max_words):
@@ -270,9 +278,11 @@ def define(
   windows: int = 1,
   flip: bool = False,
   pad: int = 0,
+  short: str = "black",
   candidates: int = 4,
   max_words: int = 16,
   shuffle_frames: bool = False,
+  audio_hz: int | None = None,
   where: Mapping | None = None,
 ) -> definition.Definition:
   """The task over one split.
@@ -281,8 +291,10 @@ def define(
     vocab: of `data_pipelines.vocabularies`; may be None with text="none".
     fields: what is decoded of video, audio, label.
     text: "narration" (K candidates), "caption" or "none".
-    num_frames: T. A clip shorter than T / frame_rate ends in frames of zeros with
-      video_mask False.
+    num_frames: T.
+    short: what follows the end of a clip shorter than T / frame_rate: "black", frames
+      of zeros with video_mask False, or "loop", the clip from its beginning again with
+      its sound, all of it real (DMVR's and MMV's rule; one frame is held).
     frame_rate: Hz, sampled by nearest time; None for the stored rate.
     size: side of the square crop, random in training, else the centre. Frames are not
       resized on the host.
@@ -292,6 +304,8 @@ def define(
       the frame mirrored.
     candidates, max_words: K and L; with WordPiece L includes [CLS] and [SEP].
     shuffle_frames: in evaluation, frames in random order, as a control.
+    audio_hz: the sampling rate that the model wants; sound stored at another one is
+      refused. None takes what is stored.
     where: {column: value or list} of the index, e.g. {"gallery": 0}.
   Raises: UserError on a bad keyword, or frames smaller than `size`.
   """
@@ -302,6 +316,8 @@ def define(
     raise UserError(f"input.text={text!r}. Known: narration, caption, none.")
   if text != "none" and vocab is None:
     raise UserError(f"input.text={text!r} needs a vocabulary; set config.vocab.")
+  if short not in ("black", "loop"):
+    raise UserError(f"input.short={short!r}. Known: black, loop.")
   if train and (windows != 1 or shuffle_frames):
     raise UserError("input: windows and shuffle_frames are for evaluation only.")
   if text == "caption" and windows != 1:
@@ -317,6 +333,12 @@ def define(
     raise UserError(
       f"input.fields has audio; {table.dir} ({table.split}) has no sound."
     )
+  if "audio" in fields and audio_hz and abs(sound_hz - audio_hz) >= 0.5:
+    raise UserError(
+      f"input.audio_hz={audio_hz}, but {table.dir} ({table.split}) stores sound at "
+      f"{sound_hz:g} Hz. Prepare it again with --audio_hz {audio_hz}, or give the "
+      "model a front end of that rate."
+    )
   steps = _Steps(
     train=train,
     num_frames=num_frames,
@@ -325,6 +347,7 @@ def define(
     windows=windows,
     flip=flip,
     pad=pad,
+    loop=short == "loop",
   )
   run, shapes = _compose(
     steps, fields, text, vocab, candidates, max_words, shuffle_frames, sound_hz

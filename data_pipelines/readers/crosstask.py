@@ -1,0 +1,88 @@
+"""CrossTask: instructional videos with ordered steps (arXiv 1903.08225).
+
+  tasks_primary.txt            per task: id, title, url, number of steps, steps joined
+                               by commas; then a blank line (tasks_related.txt likewise)
+  videos.csv, videos_val.csv   task, video, url; no header
+  annotations/<task>_<video>.csv   step (from 1), start, end; no header
+
+A row is a video; its annotated steps are its timed texts. Videos of videos_val.csv are
+the test split.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+from data_pipelines.readers import tables
+from data_pipelines.readers.clip_row import ClipRow, Said, bad, seconds, tidy
+from vlp_jax import errors
+
+
+class Task(NamedTuple):
+  """A task and the names of its steps, in order."""
+
+  title: str
+  url: str
+  steps: tuple[str, ...]
+
+
+def tasks(path) -> dict[str, Task]:
+  """Id -> task of a tasks_*.txt file.
+
+  Raises: UserError if the number of steps is not the one told.
+  """
+  found, block = {}, []
+  for line in [*tables.read(path).splitlines(), ""]:
+    if line.strip():
+      block.append(line.strip())
+      continue
+    if block:
+      try:
+        name, title, url, count, steps = block
+        steps = tidy(steps.split(","))
+        if len(steps) != int(count):
+          raise ValueError(f"{len(steps)} steps, {count} told")
+      except ValueError as error:
+        raise errors.UserError(f"{path}: task {block[0]!r}: {error}.") from None
+      found[name] = Task(title, url, steps)
+      block = []
+  return found
+
+
+def read(source) -> list[ClipRow]:
+  """Rows of the videos of videos.csv whose task is known."""
+  source = pathlib.Path(source)
+  known = {}
+  for at in sorted(source.glob("tasks_*.txt")):
+    known |= tasks(at)
+  if not known:
+    raise errors.UserError(f"{source} has no tasks_primary.txt.")
+  listed = _videos(tables.first(source, "videos.csv"))
+  tested = source / "videos_val.csv"
+  tested = set(_videos(tested)) if tested.is_file() else set()
+  return [
+    _row(source, task, video, known, "test" if (task, video) in tested else "train")
+    for task, video in listed
+    if task in known
+  ]
+
+
+def _videos(path) -> list[tuple[str, str]]:
+  lines = tables.fields(tables.read(path))
+  return [(row[0].strip(), row[1].strip()) for _, row in lines if len(row) > 1]
+
+
+def _row(source, task, video, known, split) -> ClipRow:
+  key, steps, said = f"{task}_{video}", known[task].steps, []
+  at = source / "annotations" / f"{key}.csv"
+  try:
+    for _, row in tables.fields(tables.read(at)) if at.is_file() else ():
+      step, start, end = int(row[0]), seconds(row[1]), seconds(row[2])
+      if not 1 <= step <= len(steps) or end < start:
+        raise ValueError(f"step {step} of {len(steps)} from {start} to {end} s")
+      said.append(Said(steps[step - 1], start, end))
+  except (IndexError, ValueError) as error:
+    return bad(key, f"{at.name}: {error}", split)
+  labels = {"task": known[task].title}
+  return ClipRow(
+    key=key, media=video, split=split, said=tuple(said), labels=labels, group=video
+  )

@@ -1,0 +1,129 @@
+"""MSR-VTT: 10,000 video clips with 20 sentences each (Xu et al., CVPR 2016).
+
+  MSRVTT_data.json, videodatainfo_2017.json (one or several)  {"videos": [{video_id,
+      category, split, "start time", "end time", ...}], "sentences": [{video_id, sen_id,
+      caption}]}; or MSR_VTT.json with "annotations": [{image_id, caption}] and `split`
+      nowhere
+  MSRVTT_JSFUSION_test.csv                   key, vid_key, video_id, sentence (1k-A)
+  MSRVTT_train.7k.csv, MSRVTT_train.9k.csv   video_id; may be missing
+
+Videos are `<video_id>.mp4`, already cut: the times in the json are of the originals.
+Splits: "9k" trains on all but the 1,000 clips of 1k-A, "7k" on the official train and
+validate (7,010), both test on 1k-A with its one sentence a clip; "full" is the
+official 6,513 / 497 / 2,990 with all sentences.
+"""
+
+import pathlib
+
+from data_pipelines.readers import tables
+from data_pipelines.readers.clip_row import ClipRow, tidy
+from vlp_jax import errors
+
+FILES = ("MSRVTT_data.json", "MSR_VTT.json", "*videodatainfo*.json")
+TEST = "MSRVTT_JSFUSION_test.csv"
+PROTOCOLS = ("9k", "7k", "full")
+_NAMES = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+
+
+def read(source, *, train: str = "9k") -> list[ClipRow]:
+  """Rows of train (and val) and test; `train` is one of 9k, 7k, full.
+
+  Raises: UserError if a clip is in two splits, or lists and json do not agree.
+  """
+  if train not in PROTOCOLS:
+    raise errors.UserError(f"train={train!r}; known: {', '.join(PROTOCOLS)}.")
+  source = pathlib.Path(source)
+  folder = source.parent if source.is_file() else source
+  videos, captions = _json([source] if source.is_file() else _files(source))
+  if train == "full":
+    parts = {}
+    for video, about in videos.items():
+      split = _NAMES.get(about.get("split"))
+      if split is None:
+        raise errors.UserError(
+          f"{source}: {video} has split {about.get('split')!r}; train='full' needs the "
+          "official json with train, validate or test."
+        )
+      parts.setdefault(split, []).append(video)
+  else:
+    parts, sentence = _jsfusion(folder, videos, captions, train)
+    captions = captions | sentence
+  return [
+    _row(video, split, videos.get(video, {}), captions.get(video, ()))
+    for split in ("train", "val", "test")
+    for video in parts.get(split, ())
+  ]
+
+
+def _files(source) -> list[pathlib.Path]:
+  for name in FILES:
+    found = sorted(source.glob(name))
+    if found:
+      return found
+  raise errors.UserError(f"{source} has none of {', '.join(FILES)}.")
+
+
+def _json(files) -> tuple[dict, dict]:
+  videos, captions = {}, {}
+  for file in files:
+    given = tables.value(file)
+    try:
+      for v in given.get("videos", ()):
+        videos[v["video_id"]] = v
+      for s in given.get("sentences", ()) or given["annotations"]:
+        name = s["video_id"] if "video_id" in s else s["image_id"]
+        captions.setdefault(name, []).append(s["caption"])
+    except (AttributeError, KeyError, TypeError) as error:
+      raise errors.UserError(
+        f"{file} is no MSR-VTT json: {type(error).__name__} {error}."
+      ) from None
+  for video in captions:
+    videos.setdefault(video, {})
+  return videos, captions
+
+
+def _jsfusion(folder, videos, captions, train):
+  """(split -> videos, test video -> its sentence) of 1k-A."""
+  at = folder / TEST
+  if not at.is_file():
+    raise errors.UserError(
+      f"{at} is missing; it lists the 1,000 test clips of 1k-A. Or options=train=full."
+    )
+  test = {
+    row["video_id"]: (row["sentence"],)
+    for _, row in tables.rows(at, ("video_id", "sentence"))
+  }
+  listed = folder / f"MSRVTT_train.{train}.csv"
+  if listed.is_file():
+    own = [row["video_id"] for _, row in tables.rows(listed, ("video_id",))]
+  elif train == "9k":
+    own = [v for v in videos if v not in test]
+  else:
+    own = [
+      v for v, about in videos.items() if about.get("split") in ("train", "validate")
+    ]
+  shared = set(own) & set(test)
+  if shared:
+    raise errors.UserError(
+      f"{folder}: {len(shared)} clips are in both the {train} training list and the "
+      f"test list of 1k-A, e.g. {min(shared)}."
+    )
+  silent = [v for v in own if v not in captions]
+  if silent:
+    raise errors.UserError(
+      f"{folder}: {len(silent)} of {len(own)} training clips have no sentence in the "
+      f"json, e.g. {silent[0]}. Put all parts of the json there."
+    )
+  return {"train": own, "test": list(test)}, test
+
+
+def _row(video, split, about, captions) -> ClipRow:
+  category = about.get("category")
+  return ClipRow(
+    key=video,
+    media=video,
+    split=split,
+    captions=tidy(captions),
+    labels={} if category is None else {"category": str(category)},
+    group=video,
+  )
