@@ -104,6 +104,23 @@ def test_timing_counts_what_happened(tmp_path):
   assert len(out.getvalue().splitlines()) == 2  # at the first step and 5 s later
 
 
+def test_the_share_of_the_peak_is_of_useful_and_of_padded_work(tmp_path):
+  clock, out = Clock(), io.StringIO()
+  given = dict(process=0, out=out, clock=clock, peak_flops=1e12)
+  log = monitor.Monitor(tmp_path, 40, **given)
+  for step in (1, 2):
+    clock.now += 1.0
+    log.count(step, flops=(2e11, 5e11))
+  log.log(2, {"loss": 2.5})
+  (row,) = jsonl.read(tmp_path / "timing.jsonl")
+  assert (row["mfu"], row["mfu_padded"]) == (0.2, 0.5)
+  assert "20.0% of peak FLOP/s" in log.line()
+  clock.now += 1.0
+  log.count(3, flops=(1e11, 1e11))
+  log.log(3, {})
+  assert jsonl.read(tmp_path / "timing.jsonl")[1]["mfu"] == 0.1
+
+
 def test_other_processes_write_nothing(tmp_path):
   out = io.StringIO()
   log = monitor.Monitor(tmp_path / "w", 10, process=1, out=out, tensorboard=True)

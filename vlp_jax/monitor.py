@@ -40,6 +40,7 @@ class Monitor:
     tensorboard: also write event files through clu, if it is installed. Nothing of clu
       or TensorFlow is imported otherwise.
     every_s: seconds between lines where the output is no terminal.
+    peak_flops: FLOP/s of all devices together; 0 leaves the share of it out.
     live: one live line through rich; by default on a terminal with rich installed.
     process: index of this process; only 0 writes and prints.
     out, clock: for tests.
@@ -53,6 +54,7 @@ class Monitor:
     start_step: int = 0,
     tensorboard: bool = False,
     every_s: float = 10.0,
+    peak_flops: float = 0.0,
     live: bool | None = None,
     process: int | None = None,
     out: TextIO | None = None,
@@ -64,7 +66,8 @@ class Monitor:
     self.start = self.logged_at = clock()
     self.step = self.logged_step = start_step
     self.examples = self.tokens = 0
-    self.waited = 0.0
+    self.waited, self.flops = 0.0, np.zeros(2)
+    self.peak_flops = peak_flops
     self.loss, self.rates, self.printed_at = None, {}, -math.inf
     self.board = self.screen = None
     if not self.main:
@@ -88,9 +91,20 @@ class Monitor:
     yield
     self.waited += self.clock() - before
 
-  def count(self, step: int, *, examples: int = 0, tokens: int = 0) -> None:
-    """One step was dispatched, of so many real examples and useful tokens (global)."""
-    self.step = step
+  def count(
+    self,
+    step: int,
+    *,
+    examples: int = 0,
+    tokens: int = 0,
+    flops: tuple[float, float] = (0.0, 0.0),
+  ) -> None:
+    """One step was done, of so many real examples and useful tokens (global).
+
+    Args:
+      flops: of the step, without and with what padding costs.
+    """
+    self.step, self.flops = step, self.flops + flops
     self.examples, self.tokens = self.examples + examples, self.tokens + tokens
     self._show()
 
@@ -129,7 +143,10 @@ class Monitor:
       "tokens_per_s": self.tokens / spent,
       "wait_share": min(self.waited / spent, 1.0),
     }
-    self.examples = self.tokens = 0
+    if self.peak_flops and self.flops[0]:
+      share = self.flops / (spent * self.peak_flops)
+      self.rates |= {"mfu": float(share[0]), "mfu_padded": float(share[1])}
+    self.examples, self.tokens, self.flops = 0, 0, np.zeros(2)
     self.waited, self.logged_at, self.logged_step = 0.0, now, step
 
   def line(self) -> str:
@@ -144,6 +161,8 @@ class Monitor:
       if self.rates["steps_per_s"]:
         left = max(self.total_steps - self.step, 0) / self.rates["steps_per_s"]
         parts.append(f"{duration(left)} left")
+      if "mfu" in self.rates:
+        parts.append(f"{self.rates['mfu']:.1%} of peak FLOP/s")
       parts.append(f"{self.rates['wait_share']:.0%} waiting for data")
     return " | ".join(parts)
 

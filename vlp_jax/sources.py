@@ -66,7 +66,7 @@ class Sources:
     self.put = lambda batch: sharding.put(batch, mesh)
     self.key_of, self.iterators = {}, {}
     at = {} if workdir is None else {"bad_records": f"{workdir}/bad_records.jsonl"}
-    at["multiple"] = sharding.batch_shards(mesh)
+    at["multiple"] = sharding.batch_shards(mesh) * settings.micro
     for task in settings.tasks:
       if data is None:
         given = settings.task_input(task)

@@ -21,6 +21,7 @@ from vlp_jax import (
 )
 from vlp_jax import (
   checkpoint,
+  costs,
   evaluate,
   monitor,
   optim,
@@ -107,6 +108,7 @@ class Run:
       )
       for t, objective in objectives.items()
     }
+    self.flops = costs.meter(self.model, objectives)
     self.weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
     self.starts = {t: int(v.get("start", 0)) for t, v in s.tasks.items()}
     self.sources = sources.Sources(
@@ -165,6 +167,7 @@ class Run:
         s.total_steps,
         start_step=start,
         tensorboard=s.tensorboard and self.workdir is not None,
+        peak_flops=costs.peak(self.mesh, getattr(self.model, "dtype", "float32")),
       )
       stack.callback(log.close)
       self.log, self.window = log, extra.get("window", {})
@@ -243,7 +246,8 @@ class Run:
       if bad >= step_lib.BAD_IN_ROW:
         raise self._failure(state, n, task, batch)
       monitor.add(self.window, task, means)
-      self.log.count(n, examples=int(rows), tokens=int(tokens))
+      flops = self.flops(task, batch, int(tokens))
+      self.log.count(n, examples=int(rows), tokens=int(tokens), flops=flops)
       if n % self.settings.log_every == 0 or n == self.settings.total_steps:
         line = monitor.means(self.window)
         rate = float(self.rate(n - int(skipped)))
