@@ -59,6 +59,9 @@ def test_loss_is_exact_for_any_batch_size():
   )
   whole = run(ROWS)
   assert list(whole) == ["mlm/loss", "mlm", "mlm/none", "mlm/accuracy"]
+  p, n = whole["mlm/accuracy"].value, whole["mlm/accuracy"].n
+  assert whole["mlm/accuracy"].ci == pytest.approx(1.96 * (p * (1 - p) / n) ** 0.5)
+  assert np.isnan(whole["mlm/loss"].ci)
   assert whole["mlm/loss"].value == pytest.approx(2 * whole["mlm"].value)
   assert whole["mlm/loss"].n == ROWS
   assert (whole["mlm/none"].value, whole["mlm/none"].n) == (0.0, 0)

@@ -4,6 +4,7 @@ The objectives of training are called with one fixed key and `train=False`, so t
 same weights always give the same figures: corruption depends on `example_id` alone.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
@@ -68,8 +69,15 @@ class Evaluator:
       yield f"{task}/loss", Result(float(loss), n=sums.rows, protocol=told)
       for name, mean in sums.means.items():
         own = name == task or name.startswith(f"{task}/")
-        result = Result(_value(mean), n=round(mean.weight), protocol=told)
+        value, n = _value(mean), round(mean.weight)
+        ci = 1.96 * math.sqrt(value * (1 - value) / n) if _is_share(name) and n else math.nan
+        result = Result(value, n=n, ci=ci, protocol=told)
         yield name if own else f"{task}/{name}", result
+
+
+def _is_share(name):
+  """Whether a metric is a mean of yes and no, so that its spread is known."""
+  return name.rsplit("/", 1)[-1] == "accuracy"
 
 
 def _step(apply, objective):
