@@ -8,7 +8,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 flags = os.environ.get("XLA_FLAGS", "")
 if "device_count" not in flags:
-  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+  flags += " --xla_force_host_platform_device_count=8"
+if "optimization_level" not in flags:  # most of the time is compiling: a quarter less
+  flags += " --xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = flags.strip()
 
 
 @pytest.fixture(scope="session")

@@ -52,5 +52,5 @@ def get_config(arg=None):
     c.total_steps, c.micro, c.optim.warmup, c.log_every = 4, 1, 1, 1
     c.checkpoint.every = 4
     c.vocab.file = "synthetic/scenes/vocab.txt"
-    c.input.update(dir="synthetic/scenes", tokens=1_024)
+    c.input.update(dir="synthetic/scenes", tokens=1_024, max_rungs=1)
   return c
