@@ -39,7 +39,7 @@ def build(
     make = resolve.bind(
       cls,
       others | read,
-      inject={"objectives": mine, "vocab": vocab},
+      inject={"objectives": mine, "vocab": vocab, "tokeniser": tokeniser},
       skip=["apply"],
       what=f"evals.{name}",
     )

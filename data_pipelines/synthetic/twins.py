@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
-from data_pipelines.prepare import narrated, scenes
-from data_pipelines.synthetic import corpus
+from data_pipelines.prepare import clip_features, narrated, scenes
+from data_pipelines.readers import clip_row, feature_files
+from data_pipelines.synthetic import corpus, pixel_features
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
@@ -32,7 +33,37 @@ def _scenes(out: pathlib.Path) -> None:
   scenes.prepare(scenes.SOURCE, out, num_pairs=256, region_dim=16, quiet=True)
 
 
+def _clip_features(out: pathlib.Path) -> None:
+  """Features of generated clips, made of their pixels: 24 for training, 8 held out."""
+  with tempfile.TemporaryDirectory() as clips:
+    sizes = dict(num_clips=24, num_val=0, num_test=8, num_long=0)
+    corpus.generate(clips, **sizes, seed=0, processes=1, audio=False)
+    at = pathlib.Path(clips) / "features"
+    rows = [
+      clip_row.ClipRow(
+        key=row["clip_id"],
+        media=row["clip_id"],
+        split=row["split"],
+        captions=tuple(row["captions"]),
+        said=tuple(
+          clip_row.Said(n["text"], n["start"], n["end"]) for n in row["narrations"]
+        ),
+        group=row["clip_id"],
+      )
+      for row in pixel_features.write(clips, at)
+    ]
+    folders = [
+      feature_files.Folder(at / name, rate)
+      for name, rate in pixel_features.RATES.items()
+    ]
+    settings = dict(dataset="clip_features/synthetic")
+    clip_features.write(
+      rows, folders, out, name="synthetic", settings=settings, quiet=True
+    )
+
+
 TWINS: dict[str, Callable[[pathlib.Path], None]] = {
+  "clip_features": _clip_features,
   "narrated": _narrated,
   "scenes": _scenes,
 }
