@@ -16,7 +16,7 @@ from vlp_jax import step as step_lib
 from vlp_jax.vocab import Vocab
 
 BERT = Vocab(28_996, 0, 100, 101, 102, 103, (0, 100, 101, 102, 103), (106, 28_996))
-WORDS = Vocab(66_250)
+WORDS, MMV = Vocab(66_250), Vocab(65_536)
 FILES = sorted(
   p.relative_to(helpers.ROOT).as_posix()
   for p in (helpers.ROOT / "configs").rglob("*.py")
@@ -25,6 +25,10 @@ FILES = sorted(
 # config -> (vocabulary, published number of parameters)
 PUBLISHED = {
   "configs/mil_nce/howto100m.py": (WORDS, 31_211_336),
+  "configs/mmv/fac.py": (MMV, 57_509_968),
+  "configs/mmv/fac.py:variant=tsm_resnet_x2": (MMV, 143_828_544),
+  "configs/mmv/shared.py": (MMV, 55_804_496),
+  "configs/mmv/disjoint.py": (MMV, 58_691_664),
   "configs/uniter/pretrain.py": (BERT, 112_938_887),
   "configs/uniter/pretrain.py:variant=large": (BERT, 340_524_935),
 }
@@ -55,7 +59,14 @@ def full_batch(model, rows):
   return batch
 
 
-@pytest.mark.parametrize("path", [*FILES, "configs/uniter/pretrain.py:variant=large"])
+FORMS = (
+  "configs/uniter/pretrain.py:variant=large",
+  "configs/mmv/fac.py:variant=tsm_resnet_x2",
+  "configs/quickstart.py:fac",
+)
+
+
+@pytest.mark.parametrize("path", [*FILES, *FORMS])
 def test_the_whole_step_at_full_size_by_shapes(path):
   s = load(path)
   vocab, count = PUBLISHED.get(path, (BERT if "uniter" in path else WORDS, None))
@@ -96,8 +107,11 @@ def test_the_whole_step_at_full_size_by_shapes(path):
 @pytest.mark.parametrize(
   "path",
   [
+    "configs/howto100m/pretrain.py:runlocal",
     "configs/mil_nce/howto100m.py:runlocal",
     "configs/mil_nce/howto100m.py:runlocal,code",
+    "configs/mmv/fac.py:runlocal",
+    "configs/mmv/deflate.py:runlocal",
     "configs/uniter/pretrain.py:runlocal",
     "configs/uniter/nlvr.py:runlocal",
   ],

@@ -18,7 +18,7 @@ from vlp_jax.errors import UserError
 from vlp_jax.vocab import Vocab
 
 TWIN = "synthetic/"  # paths that begin so are generated stand-ins
-TASK_KEYS = ("objective", "weight", "input")  # all other keys go to the objective
+TASK_KEYS = ("objective", "weight", "start", "input")  # the rest is the objective's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Settings:
 
   Attributes:
     model: name, variant, and fields laid over the variant.
-    tasks: name -> objective, weight, input (laid over `input`), objective keywords.
+    tasks: name -> objective, weight, start (steps before it is drawn first), input
+      (laid over `input`), and keywords of the objective.
     optim: keywords of `optim.build`.
     vocab: name and file for `data_pipelines.vocabularies`, or fields of `Vocab`.
     input: keywords of `data_pipelines.batches.build`.
@@ -110,14 +111,16 @@ def with_hooks(bound: functools.partial) -> functools.partial:
   """An objective's own `prepare` and `value_and_grad`, with the same keywords bound.
 
   `prepare(batch, key, ...)` changes the whole global batch before it is split into
-  microbatches; it takes those of the objective's keywords that it names.
+  microbatches. A hook takes those of the objective's keywords that it names, or, with
+  `**`, all.
   """
   bound.global_batch = getattr(bound.func, "global_batch", False)
   for name in ("prepare", "value_and_grad"):
     hook = getattr(bound.func, name, None)
     if hook is not None:
       accepts = inspect.signature(hook).parameters
-      given = {k: v for k, v in bound.keywords.items() if k in accepts}
+      every = any(p.kind is p.VAR_KEYWORD for p in accepts.values())
+      given = {k: v for k, v in bound.keywords.items() if every or k in accepts}
       setattr(bound, name, functools.partial(hook, **given))
   return bound
 
@@ -137,6 +140,8 @@ def with_twins(config: Any) -> Any:
   """The config with paths "synthetic/NAME/..." as places on disk, made if need be."""
   if isinstance(config, Mapping):
     return {k: with_twins(v) for k, v in config.items()}
+  if isinstance(config, tuple):
+    return tuple(with_twins(v) for v in config)
   if isinstance(config, str) and config.startswith(TWIN):
     return resolve.module("data_pipelines.synthetic", "twins").place(config)
   return config
@@ -172,10 +177,19 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
     raise UserError("tasks is empty: name at least one, with objective and weight.")
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   resolve.model(s.model, inject=inject)
+  from vlp_jax.objectives import packing  # jax waits for what the command sets first
+
   for name, task in s.tasks.items():
     if not isinstance(task, Mapping) or "objective" not in task:
       raise UserError(f"tasks.{name} has no objective, such as 'masked:mlm'.")
-    s.objective(name, inject)
+    why = packing.refusal(s.objective(name, inject))
+    if why and _packs(s.task_input(name)):
+      raise UserError(f"tasks.{name}: {why}.")
+  starts = {name: task.get("start", 0) for name, task in s.tasks.items()}
+  if not all(isinstance(n, int) and n >= 0 for n in starts.values()):
+    raise UserError(f"tasks: start is a number of steps, not {starts}.")
+  if min(starts.values()) > 0:
+    raise UserError(f"tasks: none starts at step 0: {starts}.")
   for name, given in s.evals.items():
     evaluator(name, given)
     for task in given.get("tasks", ()):
@@ -207,6 +221,14 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
       check_input(what, given)
 
 
+def _packs(given: Mapping[str, Any]) -> bool:
+  """Whether an input, or a member of its mixture, has packed rows."""
+  inner = given.get("mixture") or ()
+  inner = inner.values() if isinstance(inner, Mapping) else inner
+  some = [given, *(m for m in inner if isinstance(m, Mapping))]
+  return any(m.get("pack") is not None for m in some)
+
+
 def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict]:
   """(class, inputs, other keywords) of an entry of `evals`."""
   given = {k: v for k, v in given.items() if k != "tasks"}
@@ -223,7 +245,7 @@ def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict
   resolve.bind(
     cls,
     others | dict.fromkeys(inputs),
-    inject={"objectives": {}, "vocab": stand_in()},
+    inject={"objectives": {}, "vocab": stand_in(), "tokeniser": None},
     skip=["apply"],
     what=f"evals.{name}",
   )
@@ -232,7 +254,13 @@ def evaluator(name: str, given: Mapping[str, Any]) -> tuple[Callable, dict, dict
 
 def check_input(what: str, given: Mapping[str, Any]) -> None:
   """The keywords are known and the prepared data exist; no TensorFlow is imported."""
-  resolve.module("data_pipelines", "batches").check(given, what)
+  pipelines = resolve.module("data_pipelines", "batches")
+  pipelines.check(given, what)
+  if given.get("mixture"):
+    mixture = resolve.module("data_pipelines", "mixture")
+    for name, (member, _) in mixture.members(given, what).items():
+      check_input(f"{what}.mixture.{name}", member)
+    return
   if given["dir"].startswith(TWIN):
     resolve.module("data_pipelines.synthetic", "twins").name_of(given["dir"])
     return

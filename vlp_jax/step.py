@@ -7,8 +7,9 @@ has one gradient all-reduce however many microbatches it has.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec
 from vlp_jax import sharding
 from vlp_jax.errors import UserError
 from vlp_jax.metrics import Mean
+from vlp_jax.objectives import packing
 from vlp_jax.state import TrainState
 
 BAD_IN_ROW = 10  # non-finite steps without a break that end a run
@@ -58,12 +60,7 @@ def value_and_grad(
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (means, rest)), grads = grad_fn(params, rest, batch, key, None)
     return grads, rest, loss, means
-  if rest:  # batch statistics run from one microbatch to the next, over all shards
-    shards = 1
-  rows = {
-    k: rearrange(x, "(s n b) ... -> n s b ...", n=micro, s=shards)
-    for k, x in batch.items()
-  }
+  rows, shards = _split(batch, micro, 1 if rest else shards)
 
   def weigh(one):  # the forward pass is dead code here: the compiler drops it
     terms = objective(apply, rest | {"params": params}, one, key)[0]
@@ -75,16 +72,14 @@ def value_and_grad(
     return loss, means, rest, grads
 
   if shards > 1:
-    over = functools.partial(jax.vmap, spmd_axis_name=sharding.BATCH_AXES)
-    weigh = over(weigh)
-    grads_of = over(grads_of, in_axes=(None, None, 0), out_axes=(0, 0, None, 0))
+    weigh = _over_shards(weigh)
+    grads_of = _over_shards(grads_of, in_axes=(None, None, 0), out_axes=(0, 0, None, 0))
     free = PartitionSpec.UNCONSTRAINED
     split = lambda x: jax.lax.with_sharding_constraint(
       x, PartitionSpec(sharding.BATCH_AXES, *[free] * (x.ndim - 1))
     )
     start = lambda p: split(jnp.zeros((shards, *p.shape), p.dtype))
   else:
-    rows = {k: x[:, 0] for k, x in rows.items()}
     split, start = lambda x: x, jnp.zeros_like
 
   def body(carry, one):
@@ -100,6 +95,55 @@ def value_and_grad(
   if shards > 1:
     grads = jax.tree.map(lambda g: g.sum(0), grads)
   return grads, rest, *jax.tree.map(jnp.sum, out)
+
+
+def _split(batch, micro, shards):
+  """Microbatches [n, s, b, ...] of every shard, or [n, b, ...] for one shard.
+
+  Batch statistics run from one microbatch to the next, over all shards: where there are
+  any, the caller asks for one.
+  """
+  rows = {
+    k: rearrange(x, "(s n b) ... -> n s b ...", n=micro, s=shards)
+    for k, x in batch.items()
+  }
+  return rows if shards > 1 else {k: x[:, 0] for k, x in rows.items()}, shards
+
+
+_over_shards = functools.partial(jax.vmap, spmd_axis_name=sharding.BATCH_AXES)
+
+
+class Pieces(NamedTuple):
+  """How a step splits a batch, for objectives that bring their own `value_and_grad`.
+
+  Both methods split alike, so an `apply` seeded by the first example of its rows has
+  the same dropout in both.
+  """
+
+  micro: int
+  shards: int
+
+  def value_and_grad(self, apply, params, rest, batch, key, *, objective):
+    """The plain one, of an objective that is a sum over rows."""
+    given = dict(objective=objective, micro=self.micro, shards=self.shards)
+    return value_and_grad(apply, params, rest, batch, key, **given)
+
+  def forward(self, fn: Callable, rest, batch) -> Any:
+    """`fn(rest, rows) -> (arrays, new rest)` piece by piece: arrays of all rows.
+
+    Scalars are taken from the first piece.
+    """
+    if self.micro == 1:
+      return fn(rest, batch)[0]
+    rows, shards = _split(batch, self.micro, 1 if rest else self.shards)
+    if shards > 1:
+      fn = _over_shards(fn, in_axes=(None, 0), out_axes=(0, None))
+    with nn.logical_axis_rules(sharding.rules(inside_shards=shards > 1)):
+      out = jax.lax.scan(lambda rest, one: fn(rest, one)[::-1], rest, rows)[1]
+    if shards == 1:
+      out = jax.tree.map(lambda x: x[:, None], out)
+    join = lambda x: rearrange(x, "n s b ... -> (s n b) ...") if x.ndim > 2 else x[0, 0]
+    return jax.tree.map(join, out)
 
 
 def train_step(
@@ -146,19 +190,22 @@ def build(
 ) -> Callable:
   """A compiled step `(state, batch, key) -> (state, means)` for one task.
 
-  An objective may bring its own `value_and_grad(apply, params, rest, batch, key)`.
+  An objective may bring its own `value_and_grad(apply, params, rest, batch, key)`; of
+  micro, the number of microbatches, and pieces (`Pieces`) it gets what it names.
   Raises: UserError where rows interact (`global_batch`) and micro > 1.
   """
   own = getattr(objective, "value_and_grad", None)
+  shards = sharding.batch_shards(mesh)
   if own is not None:
-    grad_fn = functools.partial(own, micro=micro)
+    given, accepts = {"micro": micro}, inspect.signature(own).parameters
+    given["pieces"] = Pieces(micro, shards)
+    grad_fn = functools.partial(own, **{k: given[k] for k in given if k in accepts})
   elif micro > 1 and getattr(objective, "global_batch", False):
     raise UserError(
       f"tasks.{name}: its objective compares the rows of a batch with each other: "
       f"micro={micro} would change the loss. Set micro=1, or use cached_contrastive."
     )
   else:
-    shards = sharding.batch_shards(mesh)
     grad_fn = functools.partial(
       value_and_grad, objective=objective, micro=micro, shards=shards
     )
@@ -166,7 +213,11 @@ def build(
     train_step, grad_fn=grad_fn, apply=apply, tx=tx, after_update=after_update
   )
 
+  refusal = packing.refusal(objective)
+
   def traced(state, batch, key):
+    if refusal and "example_id" in batch and packing.is_packed(batch):
+      raise UserError(f"tasks.{name}: {refusal}.")
     with nn.logical_axis_rules(sharding.rules()):
       return fn(state, batch, key)
 

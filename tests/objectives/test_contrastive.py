@@ -207,5 +207,83 @@ def test_accuracy_counts_a_tie_against_us():
   assert nce.matches(np.eye(4), np.eye(4)[:, None]).all()
 
 
-def test_objective_refuses_microbatches():
-  assert contrastive.mil_nce.global_batch is True
+def test_objectives_of_pairs_are_means_over_whole_rows():
+  """Each against its oracle; accuracy by sorting. One forward-only program for all."""
+  rng = np.random.default_rng(0)
+  video, text = (rng.normal(size=(8, 4)).astype(np.float32) for _ in range(2))
+  text[4] = 3 * video[4]  # one that is right for sure
+  tags = [(rng.random((8, n)) < 0.4).astype(np.int32) for n in (3, 5)]
+  real, seen, told = np.arange(8) != 7, np.arange(8) != 5, np.arange(8) != 2
+  batch = {
+    "video_mask": jnp.array(seen)[:, None],
+    "text_mask": jnp.array(told)[:, None],
+    "example_id": jnp.arange(8, dtype=jnp.int32),
+    "example_mask": jnp.array(real),
+    "label_verbs": jnp.array(tags[0]),
+    "label_nouns": jnp.array(tags[1]),
+  }
+  out = {"video_embed": jnp.array(video), "text_embed": jnp.array(text)}
+
+  def apply(variables, batch, *, rng=None, train=False, method=None):
+    assert train
+    assert rng is not None
+    return out, {}
+
+  @jax.jit
+  def run(batch):
+    args = apply, {}, batch, jax.random.key(0)
+    given = dict(streams=("video", "text"))
+    return {
+      "symmetric": contrastive.symmetric(*args, tau=0.3, **given),
+      "ego": contrastive.ego(*args, tau=0.3),
+      "sigmoid": contrastive.sigmoid(*args, scale=4.0, bias=-2.0),
+      "nt_xent": contrastive.nt_xent(*args, tau=0.3, **given),
+    }
+
+  found = run(batch)
+  v, t = seen & real, told & real
+  sides = dict(where=t, video_where=v)
+  want = {
+    "symmetric": reference.ego(video, text, tau=0.3, **sides),
+    "ego": reference.ego(video, text, tags, tau=0.3, **sides),
+    "sigmoid": reference.sigmoid(video, text, 4.0, -2.0, **sides),
+    "nt_xent": reference.nt_xent(video, text, t, v, tau=0.3),
+  }
+  unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+  s = np.where(v[:, None] & t, unit(video) @ unit(text).T, -np.inf)
+  right = ((s.argmax(1) == np.arange(8)) & v & t).sum()
+  assert 0 < right < 5
+  for name, values in want.items():
+    terms, aux, _ = found[name]
+    np.testing.assert_allclose(terms[name].total, values.sum(), rtol=1e-5)
+    assert terms[name].weight == 5  # of 8: no clip, no text, padding
+    accuracy = aux[f"{name}/accuracy"]
+    assert accuracy.weight == (10 if name == "nt_xent" else 5)
+    if name != "nt_xent":
+      assert accuracy.total == right
+  views = {(i, k): unit(x[i]) for k, x in enumerate((video, text)) for i in range(8)}
+  views = {k: x for k, x in views.items() if (v, t)[k[1]][k[0]]}
+  hits = 0
+  for (i, k), x in views.items():
+    if v[i] and t[i]:
+      other = max(x @ y for (j, _), y in views.items() if j != i)
+      hits += x @ views[i, 1 - k] > other
+  assert found["nt_xent"][1]["nt_xent/accuracy"].total == hits
+  less = {k: x for k, x in batch.items() if k != "label_verbs"}
+  with pytest.raises(KeyError, match="label_verbs"):
+    contrastive.ego(apply, {}, less, jax.random.key(0))
+
+
+def test_a_learnt_scale_comes_from_the_model():
+  x = jnp.eye(4)
+  out = {"video_embed": x, "text_embed": x, "logit_scale": 2.0, "logit_bias": 1.0}
+  batch = {"example_id": jnp.arange(4)}
+  apply = lambda *args, **given: (out, {})
+  terms, *_ = contrastive.sigmoid(apply, {}, batch, jax.random.key(0))
+  want = reference.sigmoid(np.eye(4), np.eye(4), 2.0, 1.0).sum()
+  np.testing.assert_allclose(terms["sigmoid"].total, want, rtol=1e-5)
+
+
+def test_objectives_refuse_microbatches():
+  names = ("mil_nce", "symmetric", "ego", "sigmoid", "nt_xent")
+  assert all(getattr(contrastive, name).global_batch is True for name in names)

@@ -2,17 +2,19 @@
 
 One modality is masked at a time and the other is seen in full. Each loss is a mean over
 all masked places of the whole batch; rows with `example_mask` False, and rows without
-the modality, do not count. Metrics follow the validation of the published code.
+the modality, do not count. Metrics follow the validation of the published code. All
+take packed rows, in which the same places of each example are masked as in rows of one.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from vlp_jax.metrics import Mean, Term, wide
-from vlp_jax.objectives import masking
+from vlp_jax.objectives import masking, packing
 
 
 def kl_elements(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -32,9 +34,35 @@ def _reduce(values, where, reduction, whole):
 
 
 def _rows(batch, where):
-  """Leaves out the rows that only fill up a batch: where [B, ...]."""
+  """Leaves out the examples that only fill up a batch: where [B, L] or [B, S, N]."""
   mask = batch.get("example_mask")
-  return where if mask is None else where & mask[:, None]
+  return where if mask is None else where & mask[..., None]
+
+
+def _words(batch, key, vocab, rate, max_masked):
+  """What MLM hides: `masking.Masked`, lost [B] or [B, S]; and which examples count."""
+  ids, keys = batch["text_ids"], masking.row_keys(key, batch["example_id"])
+  words = batch["text_mask"] & ~jnp.isin(ids, jnp.array(vocab.special_ids))
+  bert = functools.partial(masking.bert, rate=rate, size=max_masked, vocab=vocab)
+  if not packing.is_packed(batch):
+    new, positions, where, lost = jax.vmap(bert)(keys, ids, words)
+    real = _rows(batch, words).any(axis=1)
+    return masking.Masked(new, positions, _rows(batch, where), lost), real
+  parts = packing.Parts.of(batch["text_segments"], keys.shape[1])
+  own = parts.split(words)  # [B, S, L]
+  new, positions, where, lost = jax.vmap(jax.vmap(bert))(keys, parts.split(ids), own)
+  where = _rows(batch, where)  # [B, S, P]
+  # Few of the S x P places are taken: what the head works on is as long as rows need.
+  size = max(max_masked, math.ceil(2 * rate * ids.shape[1]) + keys.shape[1])
+  flat = where.reshape(len(ids), -1)
+  order = jnp.argsort(~flat, axis=1, stable=True)[:, : min(size, ids.shape[1])]
+  kept = flat & (jnp.cumsum(flat, axis=1) <= order.shape[1])
+  lost = lost + (flat & ~kept).reshape(where.shape).sum(axis=-1)
+  take = lambda x: jnp.take_along_axis(x.reshape(flat.shape), order, axis=1)
+  where = take(kept)
+  places = jnp.where(where, take(positions + parts.start[..., None]), 0)
+  real = _rows(batch, own).any(axis=-1)  # [B, S]
+  return masking.Masked(parts.join(new, ids), places, where, lost), real
 
 
 def mlm(apply, variables, batch, key, *, vocab, rate=0.15, max_masked=20):
@@ -43,36 +71,40 @@ def mlm(apply, variables, batch, key, *, vocab, rate=0.15, max_masked=20):
     L = - sum_{i, m in M_i} log p(w_im | w_i without M_i, v_i) / sum_i |M_i|
 
   Reads text_ids, text_mask [B, L], example_id; adds mlm_positions [B, P] and wants
-  mlm_logits [B, P, V]. Special ids are never masked.
+  mlm_logits [B, P, V]. Special ids are never masked. In packed rows max_masked is of
+  each example, and of the row at most twice what is expected.
   """
   mask_key, drop_key = jax.random.split(key)
-  ids, example_id = batch["text_ids"], batch["example_id"]
-  keys = masking.row_keys(mask_key, example_id)
-  words = batch["text_mask"] & ~jnp.isin(ids, jnp.array(vocab.special_ids))
-  bert = functools.partial(masking.bert, rate=rate, size=max_masked, vocab=vocab)
-  new, positions, where, lost = jax.vmap(bert)(keys, ids, words)  # lost: [B]
-  where, real = _rows(batch, where), _rows(batch, words)
+  ids = batch["text_ids"]
+  hidden, real = _words(batch, mask_key, vocab, rate, max_masked)
+  new, positions, where, lost = hidden
   batch = batch | {"text_ids": new, "mlm_positions": positions}
-  rng = jax.random.fold_in(drop_key, example_id[0])  # differs between microbatches
+  rng = masking.drop_rng(drop_key, batch["example_id"])
   out, mutable = apply(variables, batch, rng=rng, train=True)
   logits, target = wide(out["mlm_logits"]), jnp.take_along_axis(ids, positions, axis=1)
   xent = optax.softmax_cross_entropy_with_integer_labels(logits, target)  # [B, P]
   right = Mean.of(logits.argmax(-1) == target, where)
-  aux = {"mlm/accuracy": right, "mlm/overflow": Mean.of(lost, real.any(axis=1))}
+  aux = {"mlm/accuracy": right, "mlm/overflow": Mean.of(lost, real)}
   return {"mlm": Term(*Mean.of(xent, where), coef=1.0)}, aux, mutable
 
 
 def _forward(apply, variables, batch, key, rate):
   """Hides regions and runs the model: outputs, mutable, masked [B, R]."""
   mask_key, drop_key = jax.random.split(key)
-  keys = masking.row_keys(mask_key, batch["example_id"])
-  hide = functools.partial(masking.regions, rate=rate)
-  masked = jax.vmap(hide)(keys, batch["regions_mask"])
-  rng = jax.random.fold_in(drop_key, batch["example_id"][0])
+  keys, real = masking.row_keys(mask_key, batch["example_id"]), batch["regions_mask"]
+  hide = jax.vmap(functools.partial(masking.regions, rate=rate))
+  if packing.is_packed(batch):
+    parts = packing.Parts.of(batch["regions_segments"], keys.shape[1])
+    own = jax.vmap(hide)(keys, parts.split(real))  # [B, S, R]
+    masked, where = (parts.join(x, False) for x in (own, _rows(batch, own)))
+  else:
+    masked = hide(keys, real)
+    where = _rows(batch, masked)
+  rng = masking.drop_rng(drop_key, batch["example_id"])
   out, mutable = apply(
     variables, batch | {"regions_masked": masked}, rng=rng, train=True
   )
-  return out, mutable, _rows(batch, masked)
+  return out, mutable, where
 
 
 def mrfr(apply, variables, batch, key, *, rate=0.15, reduction="elementwise"):
@@ -130,3 +162,6 @@ def mrc_kl(apply, variables, batch, key, *, rate=0.15, reduction="elementwise"):
   term = Term(*_reduce(divergence, where, reduction, "sum_over_classes"), coef=1.0)
   right = Mean.of(logits.argmax(-1) == target.argmax(-1), where)
   return {"mrc_kl": term}, {"mrc_kl/accuracy": right}, mutable
+
+
+mlm.packing = mrfr.packing = mrc.packing = mrc_kl.packing = True

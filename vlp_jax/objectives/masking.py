@@ -21,8 +21,16 @@ class Masked(NamedTuple):
 
 
 def row_keys(key: jax.Array, example_id: jax.Array) -> jax.Array:
-  """One key a row: [B]."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, example_id)
+  """One key an example: [B], or [B, S] in packed rows."""
+  fold = jax.random.fold_in
+  for _ in example_id.shape:
+    fold = jax.vmap(fold, (None, 0))
+  return fold(key, example_id)
+
+
+def drop_rng(key: jax.Array, example_id: jax.Array) -> jax.Array:
+  """The dropout key of some rows: it differs between microbatches."""
+  return jax.random.fold_in(key, example_id[(0,) * example_id.ndim])
 
 
 def draw(

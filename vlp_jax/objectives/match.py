@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from vlp_jax.metrics import Mean, Term, wide
-from vlp_jax.objectives import masking, transport
+from vlp_jax.objectives import masking, packing, transport
 
 NEGATIVES = ("swap", "given")
 
@@ -110,17 +110,17 @@ def itm(
     wra_on_negatives: True pushes mismatched pairs apart (published code), False only
       draws matched ones together (paper); the divisor is the number of rows in both.
   Reads text_*, regions_*, example_id, group_id; wants itm_logits [B, 2], text, regions.
+  Packed rows are taken with given labels and without the distance.
   """
   if negatives == "given" and "match" not in batch:
     raise KeyError('itm with negatives="given" needs match [B] in the batch.')
   if "match" not in batch:
     batch = swap_pairs(batch, key, negative_rate=negative_rate, swapped=swapped)
   example_id, match = batch["example_id"], batch["match"]
-  rng = jax.random.fold_in(jax.random.split(key)[1], example_id[0])
+  rng = masking.drop_rng(jax.random.split(key)[1], example_id)
   out, mutable = apply(variables, batch, rng=rng, train=True)
   # A row needs both sides: text without an image is no pair.
-  where = batch["text_mask"].any(axis=1) & batch["regions_mask"].any(axis=1)
-  where = where & batch.get("example_mask", True)
+  where = _has(batch, "text") & _has(batch, "regions") & batch.get("example_mask", True)
   logits = wide(out["itm_logits"])
   xent = optax.softmax_cross_entropy_with_integer_labels(logits, match)
   terms = {"itm": Term(*Mean.of(xent, where), coef=1.0)}
@@ -136,6 +136,15 @@ def itm(
 
 
 itm.prepare = swap_pairs
+itm.packing = {"negatives": "given", "wra_coef": 0}
+
+
+def _has(batch, stream):
+  """Which examples have a token of the stream: [B], or [B, S] in packed rows."""
+  if not packing.is_packed(batch):
+    return batch[f"{stream}_mask"].any(axis=1)
+  count = batch["example_id"].shape[1]
+  return packing.Parts.of(batch[f"{stream}_segments"], count).real.any(axis=-1)
 
 
 def hinge(

@@ -1,0 +1,168 @@
+"""JPEG decoding and clips out of mp4, on one core: python -m launch.bench.jpeg
+
+  photos  640 x 480 photographs to 224 x 224: decoded whole and scaled, as the guides of
+          tf.data do it, against `transforms.jpeg` (scaled decoding); goal 2
+  frames  16 stored frames of a clip: decoded whole and scaled, against the crop that
+          is cut while decoding
+  clips   8 s at 10 Hz and 128 px out of a 40 s mp4: one ffmpeg process a clip against
+          `media.video`, one clip an open (goal 2.5), three clips an open (goal 4)
+
+The ffmpeg program is that of PATH or of the package imageio-ffmpeg. Times are of
+processor, with those of child processes, in alternating rounds.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+from absl import flags
+
+from data_pipelines.media import image, video
+from data_pipelines.synthetic import write
+from launch import command
+from launch.bench import timing
+from vlp_jax.errors import UserError
+
+CASES = ("photos", "frames", "clips")
+SIZE, CLIP_S, RATE_HZ, SECONDS = 128, 8, 10, 40
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+  """[H, W, 3] uint8: patches of colour with grain, about as hard as a photograph."""
+  rng = np.random.default_rng(seed)
+  low = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3))
+  scene = np.kron(low, np.ones((16, 16, 1), int))[:height, :width]
+  return (0.85 * scene + rng.normal(20, 8, scene.shape)).clip(0, 255).astype(np.uint8)
+
+
+def processor() -> float:
+  """Seconds of processor time of this process and its ended children."""
+  times = os.times()
+  return times.user + times.system + times.children_user + times.children_system
+
+
+def compare(case: str, cases: dict, items: int, rounds: int) -> None:
+  """One line a case; the first is what the others are compared with."""
+  spent = timing.alternate(cases, rounds, clock=processor)
+  base = next(iter(spent.values()))
+  for name, seconds in spent.items():
+    ratio = base / seconds
+    timing.emit(
+      "jpeg",
+      f"{case} {name}",
+      per_cpu_s=items / float(np.median(seconds)),
+      times_faster=float(np.median(ratio)),
+      range=[round(float(x), 3) for x in (ratio.min(), ratio.max())],
+    )
+
+
+def photos(count: int) -> dict:
+  """Cases over `count` photographs."""
+  import tensorflow as tf
+
+  from data_pipelines.transforms import jpeg
+
+  stored = [image.encode_jpeg(picture(480, 640, k), quality=90) for k in range(count)]
+
+  def naive(data):
+    pixels = tf.image.resize(tf.io.decode_jpeg(data, channels=3), [224, 224])
+    return tf.cast(pixels, tf.uint8)
+
+  run = lambda fn: (
+    lambda: [x.shape for x in tf.data.Dataset.from_tensor_slices(stored).map(fn)]
+  )
+  return {"whole": run(naive), "scaled": run(lambda data: jpeg.square(data, 224))}
+
+
+def frames(count: int) -> dict:
+  """Cases over `count` clips of 16 frames, stored at 144 px."""
+  import tensorflow as tf
+
+  stored = [image.encode_jpeg(picture(144, 192, k)) for k in range(16)]
+  window = [8, 32, SIZE, SIZE]
+
+  def naive(clip):
+    one = lambda data: tf.cast(
+      tf.image.resize(tf.io.decode_jpeg(data, channels=3), [SIZE, SIZE]), tf.uint8
+    )
+    return tf.map_fn(one, clip, fn_output_signature=tf.uint8)
+
+  def cropped(clip):
+    one = lambda data: tf.image.decode_and_crop_jpeg(
+      data, window, channels=3, dct_method="INTEGER_ACCURATE"
+    )
+    return tf.map_fn(one, clip, fn_output_signature=tf.uint8, parallel_iterations=16)
+
+  clips = tf.data.Dataset.from_tensors(stored).repeat(count)
+  run = lambda fn: lambda: [x.shape for x in clips.map(fn)]
+  return {"whole": run(naive), "cropped": run(cropped)}
+
+
+def _ffmpeg() -> str:
+  if found := shutil.which("ffmpeg"):
+    return found
+  try:
+    import imageio_ffmpeg
+  except ImportError:
+    raise UserError(
+      "no ffmpeg to compare with; install it, or imageio-ffmpeg, or leave out "
+      "--cases=clips."
+    ) from None
+  return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def clips(dir: pathlib.Path) -> tuple[dict, int]:
+  """(cases, clips in each) over one mp4 of 40 s at 320 x 240, 25 Hz."""
+  path, program = dir / "video.mp4", _ffmpeg()
+  scene = picture(240, 320 + 25 * SECONDS)
+  moving = np.stack([scene[:, t : t + 320] for t in range(25 * SECONDS)])
+  write.mp4(path, moving, 25.0)
+  starts = (3.0, 12.5, 22.0)  # neighbours, as narrations are
+  width, height = video.scaled(320, 240, SIZE)
+
+  def process():
+    for start in starts:
+      given = ["-ss", str(start), "-i", str(path), "-t", str(CLIP_S)]
+      scale = ["-vf", f"fps={RATE_HZ},scale={width}:{height}", "-threads", "1"]
+      raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+      quiet = [program, "-v", "error", "-threads", "1"]
+      done = subprocess.run([*quiet, *given, *scale, *raw], capture_output=True)
+      if done.returncode:
+        raise UserError(f"ffmpeg failed: {done.stderr[-200:].decode()}")
+
+  def each():
+    for start in starts:
+      end = start + CLIP_S
+      shown = video.frames(path, rate_hz=RATE_HZ, start_s=start, end_s=end, size=SIZE)
+      assert sum(1 for _ in shown) == RATE_HZ * CLIP_S
+
+  def together():
+    grid = np.arange(RATE_HZ * CLIP_S) / RATE_HZ
+    times = np.sort(np.concatenate([start + grid for start in starts]))
+    assert sum(1 for _ in video.frames(path, times=times, size=SIZE)) == len(times)
+
+  cases = {"ffmpeg process": process, "one an open": each, "three an open": together}
+  return cases, len(starts)
+
+
+def main():
+  given = flags.FLAGS
+  timing.one_core()
+  for case in given.cases:
+    if case == "photos":
+      compare(case, photos(given.items), given.items, given.rounds)
+    elif case == "frames":
+      compare(case, frames(given.items), given.items, given.rounds)
+    else:
+      with tempfile.TemporaryDirectory() as dir:
+        compare(case, *clips(pathlib.Path(dir)), given.rounds)
+
+
+if __name__ == "__main__":  # here, so that two benchmarks can be imported together
+  flags.DEFINE_multi_enum("cases", CASES, CASES, "What is measured.")
+  flags.DEFINE_integer("items", 64, "Photographs, and clips of stored frames.")
+  flags.DEFINE_integer("rounds", 5, "Alternating rounds.")
+  command.main(main)
