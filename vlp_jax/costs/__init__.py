@@ -58,9 +58,7 @@ def meter(
   """
 
   def measure(task, batch, tokens):
-    flops_of = functools.partial(
-      useful_flops, model, batch, objective=objectives[task]
-    )
+    flops_of = functools.partial(useful_flops, model, batch, objective=objectives[task])
     try:
       return flops_of(tokens), flops_of()
     except UserError:

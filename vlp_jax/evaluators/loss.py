@@ -70,7 +70,8 @@ class Evaluator:
       for name, mean in sums.means.items():
         own = name == task or name.startswith(f"{task}/")
         value, n = _value(mean), round(mean.weight)
-        ci = 1.96 * math.sqrt(value * (1 - value) / n) if _is_share(name) and n else math.nan
+        share = n and _is_share(name)
+        ci = 1.96 * math.sqrt(value * (1 - value) / n) if share else math.nan
         result = Result(value, n=n, ci=ci, protocol=told)
         yield name if own else f"{task}/{name}", result
 
