@@ -2,9 +2,12 @@
 
 Command:  bash launch/quickstart.sh            (about six minutes on two CPU cores)
           bash launch/quickstart.sh --config configs/quickstart.py:long   (half an hour)
+          bash launch/quickstart.sh --config configs/quickstart.py:fac    (12 minutes)
 Expected: see the table of the README; `colour` is the baseline whose video tower sees a
           colour histogram and nothing else, trained with the same loss.
-The system is that of configs/mil_nce/howto100m.py with fewer, narrower stages.
+The system is that of configs/mil_nce/howto100m.py with fewer, narrower stages; `:fac`
+is that of configs/mmv/fac.py, with the clips' sound: retrieval between any two of
+video, sound and words, and probes on video and on sound.
 """
 
 import ml_collections
@@ -13,7 +16,7 @@ from configs import common
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, long=False, colour=False)
+  arg = common.parse_arg(arg, long=False, colour=False, fac=False)
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 2_400 if arg.long else 340
   c.vocab = dict(name="words", file="runs/quickstart/shards/vocab.txt")
@@ -59,4 +62,46 @@ def get_config(arg=None):
       cs=(0.01, 0.1),
       folds=3,
     )
+    if arg.fac:
+      _fac(c, long=arg.long)
   return c
+
+
+def _fac(c, *, long):
+  """MMV over picture, sound and words instead of MIL-NCE."""
+  c.total_steps = 2_400 if long else 700
+  c.model = dict(name="mmv", variant="small", graph="fac")
+  c.tasks = dict(mmv=dict(objective="mmv:mmv", weight=1.0))
+  c.input.fields, c.input.audio_hz = ("video", "audio"), 16_000
+  c.optim.lr = 2e-3
+  c.evals.retrieval.normalise = True
+  silent = dict(fields=("video", "label"), text="none", split="test")
+  heard = dict(fields=("audio", "label"), text="none", split="test")
+  told = dict(fields=("label",), text="caption", split="test")
+  pair = dict(evaluator="retrieval", normalise=True, num_examples=0)
+  c.evals.audio_video = dict(
+    **pair,
+    texts=heard,
+    videos=silent,
+    names=("a2v", "v2a"),
+    methods=("encode_audio", "encode_video"),
+    outputs=("audio_embed", "video_embed_audio"),
+  )
+  # No loss compares words and sound: the way leads through the space of the video.
+  c.evals.text_audio = dict(
+    **pair,
+    texts=told,
+    videos=heard,
+    names=("t2a", "a2t"),
+    methods=("encode_text", "encode_audio"),
+    outputs=("text_embed", "audio_embed_text"),
+  )
+  c.evals.probe_audio = dict(
+    evaluator="linear_probe",
+    train=heard | dict(split="train"),
+    test=heard,
+    method="encode_audio",
+    output="audio_features",
+    cs=(0.01, 0.1),
+    folds=3,
+  )

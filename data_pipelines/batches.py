@@ -4,10 +4,13 @@
 exactly once. Both take the `input` of a config:
 
   dict(task="nlvr", dir=..., split="train", tokens=10_240)  # a ladder of shapes
+  dict(task="nlvr", dir=..., split="train", tokens=10_240, pack=256)  # packed rows
   dict(task="narrated_clips", dir=..., split="train", rows=64)  # one shape
+  dict(mixture={"a": dict(task=..., rate=3), "b": dict(task=..., rate=1)})
 
 With `rows` the remainder of an epoch is dropped (other examples each epoch), so that a
-contrastive batch is always full; with `tokens` every example comes once an epoch.
+contrastive batch is always full; with `tokens`, and in packed rows, every example comes
+once an epoch. In evaluation nothing is packed.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines import index, plan, quarantine
+from data_pipelines import index, mixture, packing, plan, quarantine
 from vlp_jax import batch as contract
 from vlp_jax import declared, resolve
 from vlp_jax.errors import CheckpointError, DataBudgetError, UserError
@@ -38,6 +41,8 @@ class _Source:
     rows: int | None = None,
     tokens: int | None = None,
     max_rungs: int = 8,
+    pack: int | None = None,
+    max_segments: int | None = None,
     multiple: int = 1,
     workers: int = 2,
     bad_records: str | None = None,
@@ -46,7 +51,7 @@ class _Source:
     if (rows is None) == (tokens is None):
       raise UserError("input: set either rows (one shape) or tokens (a ladder).")
     self.rows, self.tokens, self.multiple = rows, tokens, multiple
-    self.max_rungs = max_rungs
+    self.max_rungs, self.pack, self.max_segments = max_rungs, pack, max_segments
     self.table, self.info = index.load(dir, split), index.read_info(dir)
     self.place, self.workers = resolve.module("data_pipelines.tasks", task), workers
     self.quarantine = quarantine.Quarantine(self.table, budget=budget, file=bad_records)
@@ -66,16 +71,54 @@ class _Source:
     lengths = self.definition.lengths
     self.lengths = np.zeros(len(self.definition.record), int)
     self.lengths = self.lengths if lengths is None else np.asarray(lengths)
-    self.rungs = self._rungs(train)
+    self.packed = train and self.pack is not None
+    self.rungs = self._packed_rungs() if self.packed else self._rungs(train)
+    # Packed or not, the reader pads single examples.
+    self.read_as = (plan.Rung(self.longest, 0),) if self.packed else self.rungs
     self.reader = read.Reader(
-      self.table, self.definition, self.rungs, seed=seed, workers=self.workers
+      self.table, self.definition, self.read_as, seed=seed, workers=self.workers
     )
     return self
+
+  @property
+  def longest(self) -> int:
+    return -(-int(self.lengths.max()) // 8) * 8
+
+  def _packed_rungs(self) -> Sequence[plan.Rung]:
+    streams = self.definition.streams
+    if streams is None:
+      name = self.place.__name__.rsplit(".", 1)[1]
+      raise UserError(
+        f"input.pack: task {name!r} refuses packing; its rows are of one shape."
+      )
+    self.sizes = np.stack([*streams.values()], axis=1)
+    widths = packing.widths(self.sizes, self.pack)
+    self.widths = dict(zip(streams, widths, strict=True))
+    if self.max_segments is None:
+      self.max_segments = packing.segments(self.sizes, self.pack)
+    rows, unit = self.rows, self.multiple
+    if self.tokens is not None:
+      unit = math.lcm(8, unit)
+      rows = self.tokens // self.pack // unit * unit
+    if rows < 1 or rows % unit or self.max_segments < 1:
+      raise UserError(
+        f"input: pack={self.pack} with rows={self.rows}, tokens={self.tokens}, "
+        f"max_segments={self.max_segments} gives {rows} rows; they must be a positive "
+        f"multiple of {unit}, of at least one segment."
+      )
+    return (plan.Rung(self.pack, rows),)
+
+  def order(self, seed: int) -> "plan.Plan | plan.Packed":
+    """All batches of all windows."""
+    if not self.packed:
+      return plan.Plan(self.lengths, self.rungs, seed, full=self.tokens is None)
+    ((length, rows),) = self.rungs
+    widths = tuple(self.widths.values())
+    return plan.Packed(self.sizes, widths, length, rows, self.max_segments, seed)
 
   def _rungs(self, train) -> Sequence[plan.Rung]:
     if self.tokens is not None and self.definition.lengths is None:
       raise UserError("input.tokens needs examples of many lengths; set input.rows.")
-    longest = -(-int(self.lengths.max()) // 8) * 8
     if self.tokens is not None:
       sizes = dict(multiple=self.multiple, max_rungs=self.max_rungs)
       rungs = plan.ladder(self.lengths, self.tokens, **sizes)
@@ -86,7 +129,7 @@ class _Source:
         f"input.rows={self.rows} is not divisible by {self.multiple} data shards. "
         f"The nearest size is {near}."
       )
-    return (plan.Rung(longest, self.rows),)
+    return (plan.Rung(self.longest, self.rows),)
 
   def slice(self, host: int, num_hosts: int) -> None:
     """Checks that every batch divides by the hosts."""
@@ -97,10 +140,15 @@ class _Source:
         "do not divide by the hosts."
       )
 
-  def fixed(self, seed: int, full: bool) -> dict:
+  def fixed(self, seed: int) -> dict:
     """What a saved position must agree in."""
-    digest = hashlib.sha256(repr((plan.VERSION, self.rungs, full)).encode())
-    for x in (self.definition.record, self.definition.sub, self.lengths):
+    shape = (plan.VERSION, self.rungs, self.tokens is None)
+    arrays = [self.definition.record, self.definition.sub, self.lengths]
+    if self.packed:
+      shape += (self.widths, self.max_segments)
+      arrays.append(self.sizes)
+    digest = hashlib.sha256(repr(shape).encode())
+    for x in arrays:
       digest.update(np.asarray(x, "<i8").tobytes())
     digest.update(self.definition.digest.encode())
     order = f"{plan.VERSION}-{digest.hexdigest()[:16]}"
@@ -123,9 +171,42 @@ class _Source:
           f"{self.quarantine.bad[record]}. Run data_pipelines.validate on it."
         )
     made["example_mask"] = rows != plan.NONE
-    out = self.definition.finish(made, self.rungs[rung].length)
+    out = self.definition.finish(made, self.read_as[rung].length)
+    if self.packed:
+      out = self._pack(planned, rows, out)
     contract.check(out)
     return out
+
+  def _pack(self, planned, used, out):
+    out.pop("fuse_index", None)  # of single examples
+    masks = [out[f"{stream}_mask"] for stream in self.widths]
+    room = self.sizes[planned["candidates"][:, 0]]  # [n, k]
+    # A record that could not be read when lengths were taken was counted as short.
+    fits = (np.stack([m.sum(1) for m in masks], axis=1) <= room).all(axis=1)
+    for row in used[out["example_mask"] & ~fits]:
+      record = int(self.definition.record[row])
+      self.quarantine.add(record, "it is longer than when its length was taken")
+    out["example_mask"] &= fits
+    for mask in masks:
+      mask &= out["example_mask"][:, None]
+    return packing.pack(
+      out,
+      planned["slots"],
+      rows=int(planned["rows"]),
+      segments=self.max_segments,
+      length=self.pack,
+      streams=self.widths,
+      fill=self.definition.fill,
+    )
+
+
+def _unpacked(table):
+  """Examples of packed rows [b, S, K] one by one, and where they belong."""
+  flat = table.reshape(-1, table.shape[-1])
+  slots = np.flatnonzero(flat[:, 0] != plan.NONE)
+  if not len(slots):  # a host without an example has one that is none
+    slots = np.zeros(1, int)
+  return {"candidates": flat[slots], "slots": slots, "rows": len(table)}
 
 
 class Batches:
@@ -142,10 +223,8 @@ class Batches:
   """
 
   def __init__(self, source: _Source, *, seed: int, host: int, num_hosts: int):
-    full = source.tokens is None
     self._source, self._host, self._num_hosts = source, host, num_hosts
-    self._plan = plan.Plan(source.lengths, source.rungs, seed, full)
-    self._fixed = source.fixed(seed, full)
+    self._plan, self._fixed = source.order(seed), source.fixed(seed)
     self._state = {"window": 0, "batch": 0, **self._fixed}
     self._stream = None
     self.num_examples, self.rungs = len(source.lengths), source.rungs
@@ -157,10 +236,9 @@ class Batches:
       for k in range(batch, len(batches)):
         rung, ids = batches[k]
         table = self._plan.candidates(window, k, rung, ids, CANDIDATES)
-        yield {
-          **{"window": window, "batch": k, "epoch": epoch, "rung": rung},
-          "candidates": np.split(table, self._num_hosts)[self._host],
-        }
+        at = {"window": window, "batch": k, "epoch": epoch, "rung": rung}
+        mine = np.split(table, self._num_hosts)[self._host]
+        yield at | (_unpacked(mine) if mine.ndim == 3 else {"candidates": mine})
       window, batch = window + 1, 0
 
   def __iter__(self) -> "Batches":
@@ -236,7 +314,11 @@ def check(input: Mapping, what: str = "input") -> None:
 
   The task's file is read, not imported: nothing of TensorFlow is.
   """
-  given = dict(input)
+  if input.get(mixture.KEY):
+    for name, (member, _) in mixture.members(input, what).items():
+      check(member, f"{what}.{mixture.KEY}.{name}")
+    return
+  given = {k: v for k, v in input.items() if k != mixture.KEY}
   own = inspect.signature(_Source).parameters
   mine = {k: given.pop(k) for k in list(given) if k in own}
   resolve.bind(_Source, mine, what=what)
@@ -251,6 +333,7 @@ def check(input: Mapping, what: str = "input") -> None:
 
 def _open(input, *, vocab, train, seed, host, num_hosts):
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(input).items()}
+  given.pop(mixture.KEY, None)
   check(given)
   own = inspect.signature(_Source).parameters
   mine = {k: given.pop(k) for k in list(given) if k in own}
@@ -262,28 +345,41 @@ def _open(input, *, vocab, train, seed, host, num_hosts):
 
 def build(
   input: Mapping, *, vocab=None, seed: int = 0, host: int = 0, num_hosts: int = 1
-) -> Batches:
+) -> "Batches | mixture.Mixture":
   """Training batches.
 
   Args:
     input: task, dir, split; rows or tokens; optional max_rungs of the ladder (each is
-      a compile of every task's step: keep the product at 16), multiple (data shards,
-      rows are a multiple of it), workers, bad_records (a file to append to), budget
-      (of damaged records); and the keywords of the task's `define`.
+      a compile of every task's step: keep the product at 16), pack (places of a row
+      that holds several examples) and max_segments (of these; by default twice the
+      mean), multiple (data shards, rows are a multiple of it), workers, bad_records (a
+      file to append to), budget (of damaged records); and the keywords of the task's
+      `define`. Or `mixture`: see `data_pipelines.mixture`.
     vocab: of `data_pipelines.vocabularies`; None for tasks without text.
   Raises: UserError on unknown keys, missing data, too few examples; while running
     DataBudgetError when more records are damaged than the budget allows.
   """
-  source = _open(
-    input, vocab=vocab, train=True, seed=seed, host=host, num_hosts=num_hosts
-  )
-  return Batches(source, seed=seed, host=host, num_hosts=num_hosts)
+  where = {"host": host, "num_hosts": num_hosts}
+  if input.get(mixture.KEY):
+    check(input)
+    make = lambda given: build(given, vocab=vocab, seed=seed, **where)
+    return mixture.build(input, make)
+  source = _open(input, vocab=vocab, train=True, seed=seed, **where)
+  return Batches(source, seed=seed, **where)
 
 
 def evaluation(
   input: Mapping, *, vocab=None, host: int = 0, num_hosts: int = 1
 ) -> Evaluation:
-  """Evaluation batches; `input` as in `build`, all of the shape of the longest rung."""
+  """Evaluation batches; `input` as in `build`, all of the shape of the longest rung.
+
+  Nothing is packed, and a mixture is refused: its members are evaluated one by one.
+  """
+  if input.get(mixture.KEY):
+    raise UserError(
+      "input.mixture is for training. Evaluate its members one by one: mixture=None "
+      "and the dir of one."
+    )
   source = _open(
     input, vocab=vocab, train=False, seed=0, host=host, num_hosts=num_hosts
   )

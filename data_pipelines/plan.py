@@ -2,8 +2,9 @@
 
 A plan maps (seed, window) to all batches of that window, each (rung, ids). A ladder is
 a list of rungs (length, rows): few static shapes for examples of many lengths, chosen
-for the data set by dynamic programming. Because nothing is drawn while running, a
-position is two integers (window, batch), and any position is reached at once.
+for the data set by dynamic programming. Packing is the other way: rows of one length
+that hold several examples each. Because nothing is drawn while running, a position is
+two integers (window, batch), and any position is reached at once.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ VERSION = 1  # of the order: a change here makes saved positions void
 NONE = -1  # the id of a row without an example
 _ROUNDS = 6
 _DRAW_ORDER, _DRAW_SPARES = 0, 1  # streams of random numbers of a window
+_OPEN = 64  # rows that a packed window keeps open
+_SORTED = 128  # neighbours of the order that are packed long ones first
+_TRIED = 16  # examples drawn for the spares of a segment
 
 
 class Rung(NamedTuple):
@@ -216,6 +220,115 @@ class Plan:
     table = np.concatenate([ids[:, None], spares], axis=1)
     table[ids == NONE] = NONE
     return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """All batches of all windows, several examples a row; each comes once an epoch.
+
+  The ids of a window go one by one into the open row that they fill best, of at most
+  64; when none has room the oldest is closed. Of 128 neighbours the long ones come
+  first: short ones fill what these leave. The last batch of a window is filled with
+  rows of NONE.
+
+  Attributes:
+    sizes: [N, k] int, tokens of each example in each of k streams.
+    room: [k], places that a row has for each stream.
+    length: places of a row over all streams, at most the sum of `room`.
+    rows: of the global batch.
+    segments: examples that a row holds at most.
+    seed, per_window: as in `Plan`.
+  """
+
+  sizes: np.ndarray
+  room: Sequence[int]
+  length: int
+  rows: int
+  segments: int
+  seed: int = 0
+  per_window: int = 128
+
+  def __post_init__(self):
+    if self.seed < 0:
+      raise UserError(f"seed is {self.seed}; it must not be negative.")
+    if not len(self.sizes):
+      raise UserError("the data source is empty after its filters.")
+    total = self.sizes.sum(1)
+    if (self.sizes > np.asarray(self.room)).any() or total.max() > self.length:
+      raise UserError(
+        f"input.pack={self.length} is shorter than the longest example of "
+        f"{int(total.max())} tokens. Set it to at least that."
+      )
+    object.__setattr__(self, "_total", total)
+    object.__setattr__(self, "_by_length", np.argsort(total, kind="stable"))
+    object.__setattr__(self, "_ranked", total[self._by_length])
+
+  @property
+  def windows(self) -> int:
+    """Windows of an epoch; they are equal in size within one example."""
+    batches = int(self._total.sum()) // (self.length * self.rows)
+    return max(1, batches // self.per_window)
+
+  def window(self, window: int) -> tuple[int, list[tuple[int, np.ndarray]]]:
+    """(epoch, [(0, ids [rows, segments])]) of window 0, 1, 2, ...; ids may be NONE."""
+    n = len(self.sizes)
+    epoch, part = divmod(window, self.windows)
+    places = np.arange(*_split(n, self.windows, part))
+    packed = self._fill(permute(places, n, self.seed, epoch))
+    count = -(-len(packed) // self.rows)
+    table = np.full((count * self.rows, self.segments), NONE, np.int64)
+    for row, ids in zip(table, packed, strict=False):
+      row[: len(ids)] = ids
+    batches = table.reshape(count, self.rows, self.segments)
+    order = np.random.default_rng((self.seed, window, _DRAW_ORDER))
+    return epoch, [(0, batches[i]) for i in order.permutation(count)]
+
+  def _fill(self, ids) -> list[list[int]]:
+    """Rows of ids, in the order in which they were closed."""
+    chunk = np.arange(len(ids)) // _SORTED
+    ids = ids[np.lexsort((-self._total[ids], chunk))]
+    need = np.column_stack([self.sizes[ids], np.ones_like(ids), self._total[ids]])
+    whole = np.array([*self.room, self.segments, self.length])
+    left, rows, born = np.zeros((_OPEN, len(whole)), int), [], np.zeros(_OPEN, int)
+    done = []
+    for k, want in enumerate(need):
+      fits = (left[: len(rows)] >= want).all(axis=1)
+      if fits.any():
+        at = int(np.where(fits, left[: len(rows), -1], self.length + 1).argmin())
+      else:
+        if len(rows) < _OPEN:
+          at = len(rows)
+          rows.append([])
+        else:
+          at = int(born.argmin())
+          done.append(rows[at])
+        rows[at], left[at], born[at] = [], whole, k
+      rows[at].append(int(ids[k]))
+      left[at] -= want
+    return done + rows
+
+  def candidates(
+    self, window: int, batch: int, rung: int, ids: np.ndarray, count: int = 4
+  ) -> np.ndarray:
+    """[rows, segments, count]: the planned id, then spares that need no more places.
+
+    Spares are distinct and not of the batch; where too few are found NONE stands for
+    them, and a damaged example leaves its places empty.
+    """
+    rng = np.random.default_rng((self.seed, window, batch, _DRAW_SPARES))
+    flat = ids.ravel()
+    fits = np.searchsorted(self._ranked, self._total[flat], side="right")
+    places = rng.random((len(flat), _TRIED)) * fits[:, None]
+    drawn = self._by_length[places.astype(int)]
+    ok = (self.sizes[drawn] <= self.sizes[flat][:, None]).all(axis=2)
+    ok &= ~np.isin(drawn, flat) & (flat != NONE)[:, None]
+    first = np.zeros(drawn.size, bool)
+    first[np.unique(np.where(ok, drawn, NONE), return_index=True)[1]] = True
+    ok &= first.reshape(ok.shape)
+    best = np.argsort(~ok, axis=1, kind="stable")[:, : count - 1]
+    take = lambda x: np.take_along_axis(x, best, axis=1)
+    spares = np.where(take(ok), take(drawn), NONE)
+    return np.concatenate([flat[:, None], spares], axis=1).reshape(*ids.shape, count)
 
 
 class Slots:

@@ -1,9 +1,11 @@
 """Planned ids to batches in native tf.data ops: each record by its byte offset.
 
-A damaged record costs itself alone: the row's next candidate takes its place, and the
-difference between planned and used ids tells which records are bad. This is the only
-file that builds on `_inputs`, a private hook of `tf.data.Dataset` (TensorFlow 2.21);
-`tests/data_pipelines/test_read.py` holds it to its behaviour.
+A batch is read in one go as long as nothing is wrong with it. If anything is, it is
+read once more row by row: a damaged record costs itself alone, the row's next candidate
+takes its place, and the difference between planned and used ids tells which records
+are bad. This is the only file that builds on `_inputs`, a private hook of
+`tf.data.Dataset` (TensorFlow 2.21); `tests/data_pipelines/test_read.py` holds it to its
+behaviour.
 """
 
 import collections
@@ -125,20 +127,25 @@ class Reader:
       for k in shapes[0]
     }
     # Traced once: a restore or another evaluation costs no second trace.
+    self._whole = tf.function(self._together, [_PLANNED], autograph=False)
     self._make = tf.function(self._batch, [_PLANNED], autograph=False)
     self._probe = tf.function(self._count, [_SCALAR] * 3, autograph=False)
 
-  def _row(self, row, epoch):
-    """0 or 1 examples: the row through the task's preprocessors."""
+  def _example(self, record, row, epoch):
+    """A serialised record through the task's preprocessors."""
     i = tf.gather(self._record, row)
     given = {
       "index": i,
       "sub": tf.gather(self._sub, row),
       "seed": tf.stack([tf.constant(self._seed << 32, tf.int64) + epoch, i]),
     }
-    ds = self._places.record(i).map(lambda r: {**self.definition.parse(r), **given})
-    ds = self.definition.task.preprocess_postcache(ds, sequence_length=None)
-    return ds.map(lambda x: {**{k: x[k] for k in self._shapes}, "row": row})
+    x = self.definition.preprocess({**self.definition.parse(record), **given})
+    return {**{k: x[k] for k in self._shapes}, "row": row}
+
+  def _row(self, row, epoch):
+    """0 or 1 examples."""
+    found = self._places.record(tf.gather(self._record, row))
+    return found.map(lambda r: self._example(r, row, epoch))
 
   def _fitting(self, row, epoch, rung):
     """`_row`, but an error where it does not fit the rung's widths."""
@@ -163,7 +170,26 @@ class Reader:
       zeros | {"row": tf.constant(plan.NONE, tf.int64)}
     )
 
+  def _padded(self, examples, planned):
+    """One batch of the dataset's examples, padded to the widths of the rung."""
+    shapes = {k: s[planned["rung"]] for k, s in self._shapes.items()}
+    shapes["row"] = tf.zeros([0], tf.int64)
+    size = tf.shape(planned["candidates"], tf.int64)[0]
+    return examples.padded_batch(size, shapes).get_single_element()
+
+  def _together(self, planned):
+    """All first candidates as one dataset: an error anywhere is an error of the batch.
+
+    A record beyond the end of its file is no error, but leaves the batch short.
+    """
+    rows = tf.data.Dataset.from_tensor_slices(planned["candidates"][:, 0])
+    found = rows.flat_map(lambda i: self._places.record(tf.gather(self._record, i)))
+    pairs = tf.data.Dataset.zip((rows, found))
+    examples = pairs.map(lambda i, r: self._example(r, i, planned["epoch"]))
+    return self._padded(examples, planned)
+
   def _batch(self, planned):
+    """Row by row, each with its spares."""
     epoch, rung = planned["epoch"], planned["rung"]
 
     def first_good(rows):  # later candidates are read only if the earlier ones fail
@@ -172,16 +198,37 @@ class Reader:
       return ds.concatenate(self._blank(ds.element_spec)).take(1)
 
     rows = tf.data.Dataset.from_tensor_slices(planned["candidates"])
-    rows = rows.flat_map(first_good)
-    shapes = {k: s[rung] for k, s in self._shapes.items()}
-    shapes["row"] = tf.zeros([0], tf.int64)
-    size = tf.shape(planned["candidates"], tf.int64)[0]
-    return rows.padded_batch(size, shapes).get_single_element()
+    return self._padded(rows.flat_map(first_good), planned)
+
+  def _clean(self, planned):
+    """The batch, if nothing is wrong with any of its first candidates; else None."""
+    real = planned["candidates"][:, 0] != plan.NONE
+    if not real.any():
+      return None
+    some = {k: planned[k] for k in _PLANNED}
+    some["candidates"] = planned["candidates"][real]
+    try:
+      made = self._whole({k: tf.constant(x) for k, x in some.items()})
+    except tf.errors.OpError:
+      return None  # which row it is, and why, is found one by one
+    made = {k: x.numpy() for k, x in made.items()}
+    if len(made["row"]) < real.sum():
+      return None
+    if real.all():
+      return made
+    out = {k: np.zeros((len(real), *x.shape[1:]), x.dtype) for k, x in made.items()}
+    out["row"] += plan.NONE
+    for key, x in made.items():
+      out[key][real] = x
+    return out
 
   def _read(self, planned):
     planned = {k: np.asarray(x, np.int64) for k, x in planned.items()}
-    tensors = {k: tf.constant(x) for k, x in planned.items()}
-    return planned, {k: x.numpy() for k, x in self._make(tensors).items()}
+    made = self._clean(planned)
+    if made is None:
+      made = self._make({k: tf.constant(planned[k]) for k in _PLANNED})
+      made = {k: x.numpy() for k, x in made.items()}
+    return planned, made
 
   def stream(self, planned: Iterable[Mapping]) -> Iterator[tuple[dict, dict]]:
     """(planned, batch) of numpy arrays, in order, made ahead.
@@ -191,7 +238,7 @@ class Reader:
     where its Python callback waits for a lock that the exit holds.
     Args:
       planned: dicts of window, batch, epoch, rung and `candidates` [b, K]: row numbers,
-        or NONE in rows without an example.
+        or NONE in rows without an example. Further integers are handed through.
     Returns: what was planned, and the padded keys with `row` [b], the row that was
       used; NONE where none was planned or all candidates are damaged.
     """

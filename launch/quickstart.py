@@ -2,12 +2,13 @@
 
   bash launch/quickstart.sh                                       about six minutes
   bash launch/quickstart.sh --config configs/quickstart.py:long   about half an hour
+  bash launch/quickstart.sh --config configs/quickstart.py:fac    twelve minutes
 
 Generates narrated clips of moving shapes as mp4 files, prepares them as shards, trains
 a small MIL-NCE model and, with the same loss, a baseline that sees colour histograms,
-and evaluates both on held-out combinations of shape, colour and action. Writes
-results.json and report.html to --workdir. Started again, it resumes, or says that it
-is done.
+and evaluates both on held-out combinations of shape, colour and action; `:fac` trains
+MMV on picture, sound and words instead. Writes results.json and report.html to
+--workdir. Started again, it resumes, or says that it is done.
 """
 
 import pathlib
@@ -18,8 +19,9 @@ from absl import flags
 from launch import command
 
 FLAGS = flags.FLAGS
+SYSTEMS = {"mil_nce": "MIL-NCE", "mmv": "MMV (fine and coarse spaces)"}
 flags.DEFINE_string("config", "configs/quickstart.py", "Config, with :long or others.")
-flags.DEFINE_string("workdir", None, "Where all goes; default runs/quickstart[-long].")
+flags.DEFINE_string("workdir", None, "Default runs/quickstart, with -long, -fac.")
 flags.DEFINE_integer("num_clips", None, "Training clips; default 600, 2400 for long.")
 flags.DEFINE_integer("num_test", 300, "Held-out clips, in galleries of 100.")
 flags.DEFINE_integer("seed", 0, "Of the corpus.")
@@ -60,8 +62,9 @@ def main(changes):
   from vlp_jax import workdir as workdir_lib
   from vlp_jax.metrics import Result
 
-  long = ":long" in FLAGS.config
-  name = "quickstart-long" if long else "quickstart"
+  words = FLAGS.config.partition(":")[2].split(",")
+  long, sound = "long" in words, "fac" in words
+  name = "-".join(["quickstart", *(w for w in ("long", "fac") if w in words)])
   root = pathlib.Path(FLAGS.workdir or f"runs/{name}")
   clips, shards = root / "clips", root / "shards"
   num_clips = FLAGS.num_clips or (2_400 if long else 600)
@@ -69,7 +72,7 @@ def main(changes):
   sizes = dict(num_val=0, num_long=0, num_test=FLAGS.num_test)
   corpus.generate(clips, num_clips=num_clips, seed=FLAGS.seed, progress=True, **sizes)
   clock("clips")
-  narrated.prepare(clips, shards, processes=2, rate_hz=10.0, audio=False)
+  narrated.prepare(clips, shards, processes=2, rate_hz=10.0, audio=sound)
   clock("shards")
 
   def trained(arg, workdir):
@@ -121,9 +124,10 @@ def _report(root, run, results, rows, clock):
   seen = examples.of_retrieval(evaluator, run.tokeniser) if evaluator.examples else []
   parts = ", ".join(f"{k} {v:.0f} s" for k, v in clock.parts.items())
   notes = [
-    "MIL-NCE on generated narrated clips. Test clips show combinations of shape, "
-    "colour and action that no training clip shows; queries are captions, three for "
-    "each clip, within galleries of 100 clips of distinct combinations.",
+    f"{SYSTEMS[run.settings.model['name']]} on generated narrated clips. Test clips "
+    "show combinations of shape, colour and action that no training clip shows; "
+    "queries are captions, three for each clip, within galleries of 100 clips of "
+    "distinct combinations.",
     f"{len(rows)} test clips. Time: {parts}.",
   ]
   if not seen and (root / "report.html").exists():

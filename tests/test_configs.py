@@ -17,6 +17,7 @@ from vlp_jax.vocab import Vocab
 
 BERT = Vocab(28_996, 0, 100, 101, 102, 103, (0, 100, 101, 102, 103), (106, 28_996))
 WORDS, MMV = Vocab(66_250), Vocab(65_536)
+UNCASED = Vocab(30_522, 0, 100, 101, 102, 103, (0, 100, 101, 102, 103), (999, 30_522))
 FILES = sorted(
   p.relative_to(helpers.ROOT).as_posix()
   for p in (helpers.ROOT / "configs").rglob("*.py")
@@ -24,6 +25,13 @@ FILES = sorted(
 )
 # config -> (vocabulary, published number of parameters)
 PUBLISHED = {
+  "configs/bert/pretrain.py": (UNCASED, 110_106_428),
+  "configs/bert/pretrain.py:variant=large": (UNCASED, 336_226_108),
+  "configs/bert/lm.py": (UNCASED, 110_106_428 - 1_538),  # without next sentences
+  "configs/cbt/anticipate.py": (UNCASED, None),
+  "configs/cbt/pretrain.py": (UNCASED, None),
+  # BERT-large, [>], 20,736 tokens of width 1024 and their bias.
+  "configs/videobert/pretrain.py": (UNCASED, 336_226_108 + 1_024 + 20_736 * 1_025),
   "configs/mil_nce/howto100m.py": (WORDS, 31_211_336),
   "configs/mmv/fac.py": (MMV, 57_509_968),
   "configs/mmv/fac.py:variant=tsm_resnet_x2": (MMV, 143_828_544),
@@ -60,6 +68,9 @@ def full_batch(model, rows):
 
 
 FORMS = (
+  "configs/bert/pretrain.py:variant=large",
+  "configs/cbt/anticipate.py:end_to_end",
+  "configs/cbt/pretrain.py:stage=2",
   "configs/uniter/pretrain.py:variant=large",
   "configs/mmv/fac.py:variant=tsm_resnet_x2",
   "configs/quickstart.py:fac",
@@ -87,6 +98,10 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     probs = (4, batch["regions_mask"].shape[1], model.region_classes)
     batch["regions_probs"] = jax.ShapeDtypeStruct(probs, jnp.float16)
     batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
+  if "configs/bert/" in path:
+    batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
+  if "anticipate" in path:
+    batch["label_action"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   for name in s.tasks:
     step = step_lib.build(
       s.objective(name, inject),
@@ -108,6 +123,12 @@ def test_the_whole_step_at_full_size_by_shapes(path):
   "path",
   [
     "configs/howto100m/pretrain.py:runlocal",
+    "configs/bert/lm.py:runlocal",
+    "configs/bert/pretrain.py:runlocal",
+    "configs/cbt/anticipate.py:runlocal",
+    "configs/cbt/anticipate.py:runlocal,end_to_end",
+    "configs/cbt/pretrain.py:runlocal,stage=2",
+    "configs/videobert/pretrain.py:runlocal",
     "configs/mil_nce/howto100m.py:runlocal",
     "configs/mil_nce/howto100m.py:runlocal,code",
     "configs/mmv/fac.py:runlocal",

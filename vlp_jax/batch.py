@@ -3,7 +3,8 @@
 Masks are bool with True = real. A missing modality is a missing key; in a mixed batch
 the row's mask is False and the row contributes exactly 0. Letters: B rows, L text
 tokens, C captions or choices, R regions, T frames or clips, N clips of a row, H W
-pixels, D width, S samples, M fused tokens, P positions of a head.
+pixels, D width, S samples or segments of a packed row, M fused tokens, P positions of
+a head. A packed row holds several examples: `<stream>_segments` number their tokens.
 """
 
 from collections.abc import Mapping
@@ -65,12 +66,14 @@ _FREE = {  # no stream
   "regions_masked": ("R", _BOOL),
   "label": ("...", ("int32", *_F32)),
   "answers": ("...", ("int32", *_F32)),
-  "match": ("", _INT),
+  "match": ("...", _INT),
   "span": ("2", _INT),
   "relevance": ("...", _INT),
-  "example_id": ("", _INT),
-  "example_mask": ("", _BOOL),
-  "group_id": ("", _INT),
+  # One number an example: [B], in packed rows [B, S].
+  "example_id": ("...", _INT),
+  "example_mask": ("...", _BOOL),
+  "group_id": ("...", _INT),
+  "segment_starts": ("S", _INT),
 }
 
 
@@ -101,7 +104,7 @@ def rows(batch: Mapping) -> int:
 
 
 def useful(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """[2] int32: rows that are no padding, and their real words, regions and clips.
+  """[2] int32: examples that are no padding, and their real words, regions and clips.
 
   Frames, pixels and samples are no tokens: a run on those alone counts rows only.
   """
@@ -111,7 +114,8 @@ def useful(batch: Mapping[str, jax.Array]) -> jax.Array:
   tokens = jnp.zeros((), jnp.int32)
   for stream in (*TEXT, *TEXTS, *REGIONS, *CLIPS):
     if (mask := batch.get(f"{stream}_mask")) is not None:
-      own = real.reshape(-1, *[1] * (mask.ndim - 1))
+      own = real.reshape(len(real), -1).any(axis=1)  # packed rows have several
+      own = own.reshape(-1, *[1] * (mask.ndim - 1))
       tokens += (mask & own).sum(dtype=jnp.int32)
   return jnp.stack([real.sum(dtype=jnp.int32), tokens])
 

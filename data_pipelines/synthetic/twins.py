@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from data_pipelines.prepare import clip_features, narrated, scenes
 from data_pipelines.readers import clip_row, feature_files
-from data_pipelines.synthetic import corpus, pixel_features
+from data_pipelines.synthetic import corpus, pixel_features, segments
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
@@ -66,6 +66,8 @@ TWINS: dict[str, Callable[[pathlib.Path], None]] = {
   "clip_features": _clip_features,
   "narrated": _narrated,
   "scenes": _scenes,
+  "segments": segments.segments,
+  "text": segments.text,
 }
 
 

@@ -17,15 +17,18 @@ class Definition:
   A row of a batch is a record, or a part of one (a window, a caption).
 
   Attributes:
-    task: source, preprocessors and output features. Preprocessors are one-to-one, take
-      `seed` ([2] int64: run and epoch, record) and `sub` (int64) from the example, and
-      draw with `tf.random.stateless_*` only.
+    task: source, preprocessors and output features. Preprocessors are made with
+      `one_to_one`, take `seed` ([2] int64: run and epoch, record) and `sub` (int64)
+      from the example, and draw with `tf.random.stateless_*` only.
     parse: serialised record -> dict of tensors.
     record, sub: [N] int64, the record of each row, and which part of it.
     lengths: [N] int, tokens of each row; None if all rows have one shape.
     shapes: rung length -> {key: shape without B} of what the preprocessors return.
     finish: (dict of [B, ...] arrays, rung length) -> the batch; numpy, on the host.
     digest: of what changes the rows beside the records (a vocabulary).
+    streams: stream -> [N] tokens of each row in it, in the order of `fuse_index`, for
+      tasks whose rows can be packed; `lengths` is their sum.
+    fill: key -> value at padding where that is not 0.
   """
 
   task: seqio.Task
@@ -36,6 +39,18 @@ class Definition:
   shapes: Callable[[int], dict[str, tuple[int, ...]]]
   finish: Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]
   digest: str = ""
+  streams: Mapping[str, np.ndarray] | None = None
+  fill: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def preprocess(self, x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """One parsed example through all preprocessors of the task.
+
+    The same as `task.preprocess_postcache` of a data set of it, in one function: each
+    `map` of a chain costs more than what it computes.
+    """
+    for step in self.task.preprocessors:
+      x = step.example(x)
+    return x
 
 
 def source(table: index.Table, parse) -> seqio.FileDataSource:
@@ -48,12 +63,13 @@ def source(table: index.Table, parse) -> seqio.FileDataSource:
 
 
 def one_to_one(fn: Callable[[dict], dict]) -> Callable:
-  """A seqio preprocessor from a function of one example."""
+  """A seqio preprocessor from a function of one example, which it keeps."""
 
   def preprocess(dataset):
     return dataset.map(fn)
 
   preprocess.__name__ = fn.__name__
+  preprocess.example = fn
   return preprocess
 
 

@@ -22,7 +22,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from data_pipelines import index, read
+from data_pipelines import index, packing, read
 from data_pipelines.tasks import definition, text
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
@@ -156,14 +156,6 @@ class _Steps:
     return x | {"match": tf.cast(x["match"], tf.int32)}
 
 
-def fuse_index(mask: np.ndarray, length: int) -> np.ndarray:
-  """[B, M] int32: the real places of mask [B, N] first, then padded ones, in order.
-
-  M = length <= N; no row may have more than M real places.
-  """
-  return np.argsort(~mask, axis=1, kind="stable")[:, :length].astype(np.int32)
-
-
 def define(
   table: index.Table,
   info: Mapping,
@@ -233,7 +225,7 @@ def define(
     return x | {
       "text_ids": np.where(mask, x["text_ids"], np.int32(vocab.spec.pad_id)),
       "text_types": np.zeros_like(x["text_ids"]),
-      "fuse_index": fuse_index(both, length),
+      "fuse_index": packing.fuse_index(both, length),
       "example_id": record.astype(np.int32),
       "group_id": np.where(row < 0, 0, scan["group"][record]).astype(np.int32),
     }
@@ -260,6 +252,8 @@ def define(
     shapes=shapes,
     finish=finish,
     digest=vocab.spec.digest,
+    streams={"text": words, "regions": regions},
+    fill={"text_ids": vocab.spec.pad_id},
   )
 
 

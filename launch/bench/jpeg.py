@@ -13,8 +13,8 @@ The ffmpeg program is that of PATH or of the package imageio-ffmpeg. Times are o
 processor, with those of child processes, in alternating rounds.
 """
 
-import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -42,8 +42,9 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def processor() -> float:
   """Seconds of processor time of this process and its ended children."""
-  times = os.times()
-  return times.user + times.system + times.children_user + times.children_system
+  whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+  used = map(resource.getrusage, whose)
+  return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def compare(case: str, cases: dict, items: int, rounds: int) -> None:

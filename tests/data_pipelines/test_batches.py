@@ -257,6 +257,7 @@ def test_captions_as_queries_and_in_training(clips):
     ({"where": {"galery": 0}}, "Did you mean 'gallery'"),
     ({"where": {"gallery": 7}}, "passes the filters"),
     ({"text": "caption"}, "needs a vocabulary"),
+    ({"fields": ("audio",), "audio_hz": 16_000}, "stores sound at 80 Hz"),
   ],
 )
 def test_mistakes_are_one_line(clips, change, message):

@@ -261,3 +261,44 @@ def test_the_default_budget_is_a_hundred_or_one_in_a_thousand(small):
     few.add(4, "bent")
   large = [dataclasses.replace(table, offset=np.zeros(250_000, np.int64))]
   assert quarantine.Quarantine(*large).budget == 250
+
+
+def test_the_task_of_seqio_gives_what_the_reader_reads(tmp_path):
+  """The reader composes the preprocessors; seqio chains them over data sets."""
+  at = shards.statements(tmp_path / "texts", 5)
+  given = {"task": "nlvr", "dir": str(at), "split": "train", "rows": 5}
+  exam = batches.evaluation(given, vocab=shards.pieces())
+  (batch,) = exam
+  definition = exam._source.definition
+  parsed = tf.data.TFRecordDataset([str(p) for p in exam._source.table.paths])
+  seed = {"seed": tf.zeros(2, tf.int64), "sub": tf.constant(0, tf.int64)}
+  parsed = parsed.map(lambda r: {**definition.parse(r), **seed})
+  chained = definition.task.preprocess_postcache(parsed, sequence_length=None)
+  for row, x in enumerate(chained):
+    words, regions = batch["text_mask"][row], batch["regions_mask"][row]
+    np.testing.assert_array_equal(x["text_ids"], batch["text_ids"][row][words])
+    got = batch["regions_features"][row][regions]
+    np.testing.assert_array_equal(x["regions_features"], got)
+
+
+def test_a_batch_in_one_go_equals_row_by_row(tmp_path):
+  at = shards.clips(tmp_path / "clips", 7)
+  given = {"task": "narrated_clips", "dir": str(at), "split": "train", "rows": 4}
+  given |= {"size": 16, "num_frames": 3, "fields": ("video", "audio", "label")}
+  exam = batches.evaluation(given, vocab=shards.dictionary())
+  reader = exam._source.reader
+  planned = list(exam._planned())
+  for fast, want in zip(planned, (4, 3), strict=True):  # the second is filled up
+    one = {k: np.asarray(x, np.int64) for k, x in fast.items()}
+    whole = reader._clean(one)
+    slow = reader._make({k: tf.constant(x) for k, x in one.items()})
+    assert (whole["row"] >= 0).sum() == want
+    assert whole.keys() == slow.keys()
+    for key, x in whole.items():
+      assert x.dtype == slow[key].numpy().dtype
+      np.testing.assert_array_equal(x, slow[key].numpy(), err_msg=key)
+  table = index.load(at, "train")
+  shards.flip(table, 1)
+  assert (
+    reader._clean({k: np.asarray(x, np.int64) for k, x in planned[0].items()}) is None
+  )

@@ -255,3 +255,41 @@ def test_chance_is_exact(size, positives):
   for k in range(1, size + 1):
     want = reference.chance(size, positives, k)
     assert 1 - ranks.miss(size, positives)[k] == pytest.approx(want, abs=1e-12)
+
+
+def test_cosines_do_not_see_the_norms_of_either_side():
+  variables = tables(7, 7, seed=9)
+  grown = {
+    k: x * np.random.default_rng(3).uniform(0.01, 90, (7, 1)).astype(np.float32)
+    for k, x in variables.items()
+  }
+  unit = {k: x / np.linalg.norm(x, axis=1, keepdims=True) for k, x in variables.items()}
+  found, _ = run(grown, batches(7, 4), batches(7, 4), normalise=True)
+  check(found, unit["text"] @ unit["video"].T, np.eye(7, dtype=bool))
+  plain, _ = run(grown, batches(7, 4), batches(7, 4))
+  assert plain != found
+
+
+def test_any_two_modalities_by_methods_outputs_and_names():
+  variables = tables(9, 9, seed=4) | {"sound": tables(9, 1, seed=5)["text"]}
+
+  def apply(variables, batch, *, rng=None, train=False, method=None):
+    name = {"encode_text": "text", "encode_audio": "sound"}[method]
+    return {f"{name}_out": variables[name][batch["example_id"]]}, {}
+
+  evaluator = retrieval.Evaluator(
+    apply,
+    batches(9, 4),
+    batches(9, 5),
+    methods=("encode_text", "encode_audio"),
+    outputs=("text_out", "sound_out"),
+    names=("t2a", "a2t"),
+  )
+  found = dict(evaluator.run(variables))
+  renamed = {k.replace("t2a", "t2v").replace("a2t", "v2t"): x for k, x in found.items()}
+  check(renamed, variables["text"] @ variables["sound"].T, np.eye(9, dtype=bool))
+  assert set(found) == {
+    f"{d}_{m}"
+    for d in ("t2a", "a2t")
+    for m in ("recall@1", "recall@5", "recall@10", "median_rank")
+  }

@@ -25,6 +25,9 @@ _ITEM_KEYS = ("group_id", "label_gallery")
 class Evaluator:
   """Dual encoders: every text against every item, by the product of embeddings.
 
+  Queries need not be texts: with other `methods`, `outputs` and `names`, sound finds
+  video and words find sound (MMV, through the space that the outputs name).
+
   Args:
     apply: of the model; see `collect.Forward`.
     texts, videos: re-iterables of batches; a row of `texts` may hold several texts
@@ -32,7 +35,8 @@ class Evaluator:
     ks: cut-offs of recall.
     names: of text-to-item and item-to-text in the metrics' names.
     methods, outputs: what to call, and which embedding to take, for text and item.
-    normalise: unit norm again after windows are averaged (no, in MIL-NCE's code).
+    normalise: compare cosines: unit norm of the texts, and of the items after their
+      windows are averaged (MMV; products as they are in MIL-NCE's code).
     chunk: side of a tile of scores; memory is O(chunk^2) beside the embeddings.
     num_examples: queries, evenly spaced, whose five best items go to `examples`.
 
@@ -72,11 +76,10 @@ class Evaluator:
     texts = _flat(self.embed_texts(variables, self.texts), self.outputs[0])
     items = self.embed_items(variables, self.videos)
     groups = collect.group_mean(items[self.outputs[1]], items.get("group_id"))
-    values = groups.values
+    both = texts[self.outputs[0]], groups.values
     if self.normalise:
-      norm = np.linalg.norm(values, axis=-1, keepdims=True)
-      values = values / np.maximum(norm, np.finfo(values.dtype).tiny)
-    scores = ranks.Products(texts[self.outputs[0]], values)
+      both = map(_unit, both)
+    scores = ranks.Products(*both)
     yield from _report(self, scores, texts, items, groups)
 
 
@@ -189,6 +192,11 @@ def _flat(texts, output):
     )
   row, k = np.nonzero(where)
   return {n: x[row, k] if n == output else x[row] for n, x in texts.items()}
+
+
+def _unit(x):
+  norm = np.linalg.norm(x, axis=-1, keepdims=True)
+  return x / np.maximum(norm, np.finfo(x.dtype).tiny)
 
 
 def _matches(relevance, example_id, of):

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.layers import transformer
+from vlp_jax.layers import attention, transformer
 
 
 class Fused(NamedTuple):
@@ -60,6 +60,7 @@ class Encoder(nn.Module):
     *,
     index: jax.Array | None = None,
     full: jax.Array | None = None,
+    segments: Mapping[str, jax.Array] | None = None,
     train: bool = False,
     hidden: bool = False,
     maps: bool = False,
@@ -73,6 +74,8 @@ class Encoder(nn.Module):
         side by side. A real token that is not in the index is not seen and comes back
         as zeros.
       full: [B, M, M] or [B, heads, M, M] bool, for the sequence as it is run.
+      segments: name -> [B, L_s] int32, 0 at padding: in packed rows a token sees those
+        of its own example only, over all streams.
     Returns: states of every stream, exactly 0 at padding.
     """
     sizes = [x.shape[1] for x in streams.values()]
@@ -80,14 +83,20 @@ class Encoder(nn.Module):
     x = jnp.concatenate(list(streams.values()), axis=1)  # [B, S, D]
     x = nn.with_logical_constraint(x, axes)
     where = jnp.concatenate([masks[k] for k in streams], axis=1)  # [B, S]
-    real = where
+    real, number = where, None
+    if segments is not None:
+      number = jnp.concatenate([segments[k] for k in streams], axis=1)  # [B, S]
     if index is not None:
       back = inverse(index, x.shape[1])  # [B, S]
       at = jnp.clip(index, 0, x.shape[1] - 1)
       take = lambda y: jnp.take_along_axis(y, at, axis=1)
       first = take(back) == jnp.arange(index.shape[1])
       where = take(where) & first & (index >= 0) & (index < x.shape[1])
+      number = None if number is None else take(number)
       x = jnp.take_along_axis(x, at[..., None], axis=1)  # [B, M, D]
+    if number is not None:
+      own = number[:, :, None] == number[:, None, :]  # [B, M, M]
+      full = attention.visible(own[:, None], full)
     x = nn.with_logical_constraint(x, axes)
     out = transformer.Stack(
       self.depth,

@@ -35,8 +35,20 @@ class Report(NamedTuple):
 
 def shapes(model) -> dict[str, tuple[int, ...]]:
   """path -> shape of the parameters of a model with `spec()`; allocates nothing."""
+  return _shapes(_variables(model)["params"])
+
+
+def all_shapes(model) -> dict[str, tuple[int, ...]]:
+  """The same of all variables: `params/...`, `batch_stats/...`."""
+  return _shapes(_variables(model))
+
+
+def _variables(model):
   example = batch_lib.zeros(model.spec())
-  tree = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
+  return jax.eval_shape(model.init, jax.random.key(0), example)
+
+
+def _shapes(tree):
   plain = lambda x: getattr(x, "value", x)  # out of the box that holds axis names
   leaves = jax.tree_util.tree_leaves_with_path(
     tree, is_leaf=lambda x: hasattr(x, "names")

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from vlp_jax import batch as batch_lib
-from vlp_jax.importers import Report, Source, finish
+from vlp_jax.importers import Report, Source, all_shapes, finish
 
 # Our last name in `params` or `batch_stats` -> the published one.
 _LEAVES = {
@@ -34,7 +33,7 @@ def convert(arrays: Mapping[str, np.ndarray], model) -> tuple[dict, Report]:
   Returns: ({"params", "batch_stats"}, report with paths under these two).
   Raises: ValueError for a missing, unknown or wrongly shaped entry.
   """
-  source, want = Source(arrays), _shapes(model)
+  source, want = Source(arrays), all_shapes(model)
   flat = {
     path: _turn(source.take(published(path)), path)
     for path in want
@@ -71,12 +70,3 @@ def _turn(x, path, *, back=False):
   if x.ndim == 2:
     return x.T
   return x.transpose(4, 3, 0, 1, 2) if back else x.transpose(2, 3, 4, 1, 0)
-
-
-def _shapes(model):
-  """path -> shape of `params` and `batch_stats`; allocates nothing."""
-  example = batch_lib.zeros(model.spec())
-  tree = jax.eval_shape(model.init, jax.random.key(0), example)
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  keystr = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-  return {keystr(path): tuple(x.shape) for path, x in leaves}

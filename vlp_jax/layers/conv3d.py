@@ -10,7 +10,7 @@ columns. Two cores, forward and backward, against one XLA 3-D convolution: 1 x 3
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import einops
 import flax.linen as nn
@@ -158,21 +158,38 @@ def space_to_depth(x: jax.Array, block: Sequence[int]) -> jax.Array:
   return einops.rearrange(x, rule, x=t, y=h, z=w)
 
 
+def repeat_ends(x: jax.Array, before: int, after: int) -> jax.Array:
+  """x [B, T, ...] with its first and last frame repeated, instead of zeros."""
+  pad = [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)]
+  return jnp.pad(x, pad, mode="edge") if before or after else x
+
+
 class Conv3D(nn.Module):
-  """A bias-free convolution; the parameter is `kernel` [t, h, w, I, O]."""
+  """A bias-free convolution; the parameter is `kernel` [t, h, w, I, O].
+
+  `time_padding` "edge" repeats the first and last frame where "zeros" stand otherwise.
+  """
 
   features: int
   window: Sequence[int]
   strides: Sequence[int] = (1, 1, 1)
   padding: Sequence[tuple[int, int]] | None = None
+  kernel_init: Callable = torch_uniform
+  time_padding: str = "zeros"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     shape = (*self.window, x.shape[-1], self.features)
-    kernel = self.param("kernel", torch_uniform, shape)
+    kernel = self.param("kernel", self.kernel_init, shape)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return conv3d(x, kernel, self.strides, self.padding)
+    padding = self.padding
+    if self.time_padding == "edge":
+      ends, *padding = padding or [(k // 2, k // 2) for k in self.window]
+      x, padding = repeat_ends(x, *ends), [(0, 0), *padding]
+    elif self.time_padding != "zeros":
+      raise ValueError(f"time_padding is {self.time_padding!r}: 'zeros' or 'edge'.")
+    return conv3d(x, kernel, self.strides, padding)
 
 
 class ConvBN(nn.Module):
@@ -188,6 +205,8 @@ class ConvBN(nn.Module):
   padding: Sequence[tuple[int, int]] | None = None
   separable: bool = False
   norm: functools.partial = functools.partial(norm.BatchNorm)
+  kernel_init: Callable = torch_uniform
+  time_padding: str = "zeros"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -202,7 +221,14 @@ class ConvBN(nn.Module):
       ]
     for i, (window, strides, padding) in enumerate(steps, 1):
       conv = Conv3D(
-        self.features, window, strides, padding, dtype=self.dtype, name=f"conv{i}"
+        self.features,
+        window,
+        strides,
+        padding,
+        kernel_init=self.kernel_init,
+        time_padding=self.time_padding,
+        dtype=self.dtype,
+        name=f"conv{i}",
       )
       bn = self.norm(dtype=self.dtype, name=f"bn{i}")
       x = nn.relu(bn(conv(x), train=train, where=where))
@@ -213,10 +239,11 @@ class SelfGating(nn.Module):
   """x * sigmoid(W mean(x) + b), the mean over T, H, W, in float32."""
 
   dtype: jnp.dtype = jnp.float32
+  kernel_init: Callable = torch_uniform
 
   @nn.compact
   def __call__(self, x):
     mean = x.mean((1, 2, 3), dtype=jnp.promote_types(x.dtype, jnp.float32))
-    dense = nn.Dense(x.shape[-1], kernel_init=torch_uniform, name="fc")
+    dense = nn.Dense(x.shape[-1], kernel_init=self.kernel_init, name="fc")
     gate = nn.sigmoid(dense(mean))
     return x * gate[:, None, None, None].astype(x.dtype)

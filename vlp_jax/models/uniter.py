@@ -4,12 +4,15 @@ Reads:   text_ids, _mask [B, L], and if given _types, _positions [B, L], _delta
          [B, L, D]; regions_features [B, R, Dr], _boxes [B, R, 7], _mask [B, R], and if
          given _types [B, R], _delta [B, R, Dr], regions_masked [B, R]; regions2_* the
          same for the second image of NLVR2; fuse_index [B, M] to compact text and
-         regions; mlm_positions [B, P].
+         regions; mlm_positions [B, P]; in packed rows text_segments [B, L],
+         regions_segments [B, R], segment_starts [B, S].
 Returns: text [B, L, D], regions [B, R, D] (0 at padding), pooled [B, D], and of the
          `heads`: mlm_logits [B, P, V], mrfr [B, R, Dr], mrc_logits [B, R, C],
          itm_logits [B, 2] (class 1: a match), rank_logits [B], answer_logits [B, A],
          choice_logits [B, 2], region_logits [B, R], label_logits [B, 2] (NLVR2).
-         On request hidden [depth, B, M, D] and maps [depth, B, heads, M, M].
+         On request hidden [depth, B, M, D] and maps [depth, B, heads, M, M]. What is
+         one an example, as pooled and the logits of a pair, is [B, S, ...] in packed
+         rows.
 
 Types are 0 for text, 1 for regions, 2 for the second image. NLVR2 comes in three
 published forms: `pair` and `paired_attn` encode (text, image) twice, `triplet` once
@@ -178,13 +181,24 @@ class Model(nn.Module):
   ) -> dict[str, jax.Array]:
     """States of every stream and `pooled`, the pooled state of the first text token."""
     streams, masks = self._embed(batch, images, train)
-    index = batch.get("fuse_index")
+    packed = [k for k in streams if f"{k}_segments" in batch]
+    if packed and len(packed) < len(streams):
+      raise KeyError(f"packed rows need segments of all of {list(streams)}: {packed}.")
     fused = self.encoder(
-      streams, masks, index=index, train=train, hidden=hidden, maps=maps
+      streams,
+      masks,
+      index=batch.get("fuse_index"),
+      segments={k: batch[f"{k}_segments"] for k in packed} or None,
+      train=train,
+      hidden=hidden,
+      maps=maps,
     )
     out = dict(fused.streams)
     if "text" in out:
-      out["pooled"] = self.pooler(out["text"][:, 0])
+      first = out["text"][:, 0]
+      if packed:  # [CLS] of each example: [B, S, D]
+        first = mlm.at_positions(out["text"], batch["segment_starts"])
+      out["pooled"] = self.pooler(first)
     if hidden:
       out["hidden"] = fused.hidden
     if maps:
@@ -215,7 +229,7 @@ class Model(nn.Module):
       words = mlm.at_positions(out["text"], batch["mlm_positions"])
       more["mlm_logits"] = head["mlm"](words, self.embed_text.table)  # tied
     if "rank" in head:
-      more["rank_logits"] = head["rank"](out["pooled"])[:, 0]
+      more["rank_logits"] = head["rank"](out["pooled"])[..., 0]
     names = {
       "itm": "itm_logits",
       "vqa": "answer_logits",
@@ -239,6 +253,8 @@ class Model(nn.Module):
 
   def _two_images(self, batch, first, train):
     """NLVR2 with one sequence an image; each side is the tokens of a sequence."""
+    if "segment_starts" in batch:
+      raise ValueError("pairs of images are not packed; leave input.pack out.")
     names = [k for k in ("text", "regions") if k in first]
     where = jnp.concatenate([batch[f"{k}_mask"] for k in names], axis=1)
     join = lambda out: jnp.concatenate([out[k] for k in names], axis=1)

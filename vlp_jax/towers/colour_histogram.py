@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.layers import pixels as pixels_lib
 from vlp_jax.metrics import wide
-from vlp_jax.towers import s3d
 
 
 def histogram(
@@ -34,7 +34,7 @@ def histogram(
 
   def add(total, frame):  # frame by frame: all votes at once would be 64 floats a pixel
     pixels, real = frame  # [B, H, W, 3], [B]
-    flat = wide(s3d.pixels(pixels)).reshape(len(pixels), -1, 3)
+    flat = wide(pixels_lib.unit(pixels)).reshape(len(pixels), -1, 3)
     red, green, blue = (votes(flat[..., i]) for i in range(3))
     both = (red[..., :, None] * green[..., None, :]).reshape(*flat.shape[:2], -1)
     cells = jnp.einsum("bpi,bpj->bij", both, blue).reshape(len(pixels), -1)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.layers import conv3d, norm
+from vlp_jax.layers import conv2d, conv3d, norm, pixels
 from vlp_jax.metrics import wide
 
 # (name, kind, numbers): pool (window, strides); point and separable (width); gate;
@@ -36,28 +36,30 @@ STAGES = (
 )
 
 
-def pixels(frames: jax.Array) -> jax.Array:
-  """uint8 0..255 to float32 0..1; floats are in 0..1 already."""
-  return frames / jnp.float32(255) if frames.dtype == jnp.uint8 else frames
+# What MMV's network differs in; its stem is folded, or plain by PLAIN_7.
+MMV = dict(
+  embed_dim=0, stem_padding="tf", pool_padding="tf", bn_unbiased=False, initial="haiku"
+)
+PLAIN_7 = dict(space_to_depth=(), stem_window=(7, 7, 7), stem_strides=(2, 2, 2))
+INITS = {"torch": conv3d.torch_uniform, "haiku": conv2d.haiku_normal}
 
 
 class Inception(nn.Module):
   """Four branches, each with its own gate, concatenated (b0, b1, b2, b3).
 
   b0 is 1 x 1 x 1; b1 and b2 are 1 x 1 x 1, then separable 3 x 3 x 3; b3 is a max-pool
-  of 3 x 3 x 3, then 1 x 1 x 1.
+  of 3 x 3 x 3, then 1 x 1 x 1. `conv` is a ConvBN with its settings, `deep` the
+  separable one.
   """
 
   widths: Sequence[int]
-  norm: functools.partial
-  dtype: jnp.dtype = jnp.float32
+  conv: functools.partial
+  deep: functools.partial
 
   @nn.compact
   def __call__(self, x, *, train=False, where=None):
     b0, b1a, b1b, b2a, b2b, b3b = self.widths
-    conv = functools.partial(conv3d.ConvBN, norm=self.norm, dtype=self.dtype)
-    deep = functools.partial(conv, window=(3, 3, 3), separable=True)
-    run = dict(train=train, where=where)
+    conv, deep, run = self.conv, self.deep, dict(train=train, where=where)
     pooled = conv3d.max_pool(x, (3, 3, 3), (1, 1, 1), "tf")  # stride 1: both agree
     branches = (
       conv(b0, name="conv_b0")(x, **run),
@@ -65,8 +67,9 @@ class Inception(nn.Module):
       deep(b2b, name="conv_b2_b")(conv(b2a, name="conv_b2_a")(x, **run), **run),
       conv(b3b, name="conv_b3_b")(pooled, **run),
     )
+    given = conv.keywords["dtype"], conv.keywords["kernel_init"]
     gates = [
-      conv3d.SelfGating(self.dtype, name=f"gating_b{i}") for i in range(len(branches))
+      conv3d.SelfGating(*given, name=f"gating_b{i}") for i in range(len(branches))
     ]
     return jnp.concatenate(
       [gate(y) for gate, y in zip(gates, branches, strict=True)], axis=-1
@@ -82,10 +85,20 @@ class S3D(nn.Module):
   plain 3 x 7 x 7 convolution with stride 2: `space_to_depth=(), stem_window=(3, 7, 7),
   stem_strides=(2, 2, 2)`.
 
+  MMV (arXiv 2006.16228) has the folded stem with SAME padding, so that no index is
+  dropped, or a plain 7 x 7 x 7 one, SAME pools, the biased running variance and Haiku's
+  initial values: `stem_padding=pool_padding="tf", bn_unbiased=False, initial="haiku"`.
+
   Attributes:
     embed_dim: width of `embed`; 0 leaves the last layer out.
+    stem_padding: "torch" or "tf", as above.
     pool_padding: "torch" for the published .pth, "tf" for weights of TensorFlow.
     bn_groups: BatchNorm statistics over runs of B / bn_groups rows; 1 is global.
+    bn_unbiased: of the running variance, as in torch.
+    initial: values of kernels, "torch" or "haiku".
+    time_padding: before and after a clip, "zeros" as published, or "edge".
+    deflated: the same network for pictures [B, 1, H, W, 3]: every kernel one step
+      long, blocks of one frame. `importers.deflate` makes its parameters.
   """
 
   embed_dim: int = 512
@@ -93,11 +106,16 @@ class S3D(nn.Module):
   space_to_depth: Sequence[int] = (2, 2, 2)
   stem_window: Sequence[int] = (2, 4, 4)
   stem_strides: Sequence[int] = (1, 1, 1)
+  stem_padding: str = "torch"
   stages: Sequence[Sequence] = STAGES
   pool_padding: str = "torch"
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
   bn_groups: int = 1
+  bn_unbiased: bool = True
+  initial: str = "torch"
+  time_padding: str = "zeros"
+  deflated: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -122,36 +140,45 @@ class S3D(nn.Module):
     """
     if frames.ndim != 5 or frames.shape[-1] != 3:
       raise ValueError(f"frames are {frames.shape}; S3D takes [B, T, H, W, 3].")
+    if self.deflated and frames.shape[1] != 1:
+      raise ValueError(f"{frames.shape[1]} frames; a deflated S3D takes T = 1.")
+    for name, known in (("initial", INITS), ("stem_padding", ("torch", "tf"))):
+      if getattr(self, name) not in known:
+        raise ValueError(f"{name} is {getattr(self, name)!r}; give {list(known)}.")
     bn = functools.partial(
       norm.BatchNorm,
       momentum=self.bn_momentum,
       eps=self.bn_eps,
       groups=self.bn_groups,
-      unbiased=True,
+      unbiased=self.bn_unbiased,
     )
-    run = dict(train=train, where=where)
-    conv = functools.partial(conv3d.ConvBN, norm=bn, dtype=self.dtype)
-    x = frames
-    if self.space_to_depth:
-      x = conv3d.space_to_depth(x, self.space_to_depth)
-    x = pixels(x).astype(self.dtype)
-    stem = conv(self.stem_width, self.stem_window, self.stem_strides, name="conv1")
-    x = stem(x, **run)
+    run, init = dict(train=train, where=where), INITS[self.initial]
+    conv = functools.partial(
+      conv3d.ConvBN,
+      norm=bn,
+      kernel_init=init,
+      time_padding=self.time_padding,
+      dtype=self.dtype,
+    )
+    window = (1 if self.deflated else 3, 3, 3)
+    deep = functools.partial(conv, window=window, separable=True)
+    x = self._stem(frames, conv, run)
     seen = {"conv1": x}
-    if self.space_to_depth:
+    if self.space_to_depth and self.stem_padding == "torch":
+      # Even kernels give one too many; a deflated one is odd in time.
       t, h, w = (1 - k % 2 for k in self.stem_window)
-      x = x[:, t:, h:, w:]
+      x = x[:, 0 if self.deflated else t :, h:, w:]
     for name, kind, *numbers in self.stages:
       if kind == "pool":
         x = conv3d.max_pool(x, *numbers, self.pool_padding)
       elif kind == "gate":
-        x = conv3d.SelfGating(self.dtype, name=name)(x)
+        x = conv3d.SelfGating(self.dtype, init, name=name)(x)
       elif kind == "point":
         x = conv(*numbers, name=name)(x, **run)
       elif kind == "separable":
-        x = conv(*numbers, window=(3, 3, 3), separable=True, name=name)(x, **run)
+        x = deep(*numbers, name=name)(x, **run)
       elif kind == "inception":
-        x = Inception(numbers, bn, self.dtype, name=name)(x, **run)
+        x = Inception(numbers, conv, deep, name=name)(x, **run)
       else:
         raise ValueError(
           f"stage {name!r} is {kind!r}; known: pool, gate, point, separable, inception."
@@ -160,6 +187,20 @@ class S3D(nn.Module):
     features = wide(x).mean((1, 2, 3))
     out = {"features": features, **({"stages": seen} if stages else {})}
     if self.embed_dim:
-      init = conv3d.torch_uniform
       out["embed"] = nn.Dense(self.embed_dim, kernel_init=init, name="fc")(features)
     return out
+
+  def _stem(self, frames, conv, run):
+    """Pixels in blocks if asked, and the first convolution."""
+    block, window, strides = self.space_to_depth, self.stem_window, self.stem_strides
+    if self.deflated:
+      block, window, strides = (1, *block[1:]), (1, *window[1:]), (1, *strides[1:])
+    x = conv3d.space_to_depth(frames, block) if self.space_to_depth else frames
+    padding = None
+    if self.stem_padding == "tf":
+      padding = [
+        conv2d.pads(n, k, s, "tf")
+        for n, k, s in zip(x.shape[1:4], window, strides, strict=True)
+      ]
+    x = pixels.unit(x).astype(self.dtype)
+    return conv(self.stem_width, window, strides, padding, name="conv1")(x, **run)

@@ -1,0 +1,23 @@
+"""MMV, fine-and-coarse graph, on HowTo100M and AudioSet (arXiv 2006.16228).
+
+Command:  python -m launch.train --config configs/mmv/fac.py --workdir DIR
+          (`:variant=tsm_resnet`, `tsm_resnet_x2`, `r2plus1d` for other video networks;
+          `:howto` for HowTo100M alone, where video and text weigh ten times as much;
+          `:runlocal` takes two steps of a tiny net on generated clips)
+Data:     `python -m data_pipelines.prepare narrated --audio_hz 48000` writes
+          data/howto100m/ and data/audioset/ (10 s clips without text); word2vec.txt
+          holds 65,535 words; the frozen vectors of the released files come by
+          `init_from = dict(path=..., importer="mmv")`.
+Cost:     32 frames of 200 x 200 and 3.2 s of sound, global batch 4,096 (2,048 for
+          TSM-50x2), 500k steps.
+Paper:    linear UCF101 / HMDB51 / ESC-50 89.6 / 62.6 / 87.7, AudioSet mAP 30.3 (S3D-G);
+          91.5 / 66.7 / 86.4, 30.6 (TSM-50); 91.8 / 67.1 / 88.9, 30.9 (TSM-50x2);
+          zero-shot YouCook2 R@10 45.4, MSR-VTT R@10 31.1 (TSM-50x2).
+Not here: scale jitter and the colour changes of the paper.
+"""
+
+from configs.mmv import common
+
+
+def get_config(arg=None):
+  return common.config(arg, "fac")
