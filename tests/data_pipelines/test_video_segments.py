@@ -127,7 +127,7 @@ def test_bad_keywords_and_trees_are_told(stored, tmp_path):
   assert evaluated(stored, tree_digest=tree.digest)["example_mask"].any()
   wide = cluster_tree.Tree((np.zeros((2, 5), np.float32),), (np.ones(2, bool),))
   wide.save(tmp_path / "wide.npz")
-  with pytest.raises(UserError, match="width 3; the tree .* was made of 5"):
+  with pytest.raises(UserError, match=r"width 3; the tree .* was made of 5"):
     evaluated(stored, tree=str(tmp_path / "wide.npz"))
   with pytest.raises(UserError, match="Did you mean 'tokens'"):
     evaluated(stored, fields=("token",))
