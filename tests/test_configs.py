@@ -102,7 +102,12 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   if "anticipate" in path:
     batch["label_action"] = jax.ShapeDtypeStruct((4,), jnp.int32)
-  for name in s.tasks:
+  traced = []  # tasks that differ in their data only are the same step
+  for name, task in s.tasks.items():
+    given = {k: v for k, v in task.items() if k not in ("input", "weight")}
+    if given in traced:
+      continue
+    traced.append(given)
     step = step_lib.build(
       s.objective(name, inject),
       apply=state_lib.make_apply(model),
@@ -114,7 +119,6 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     out = step.eval_shape(abstract, batch, jax.random.key(0))
     same = jax.tree.map(lambda a, b: a.shape == b.shape, out[0], nn.unbox(abstract))
     assert all(jax.tree.leaves(same))
-    assert f"{name}" in s.tasks
     assert "loss" in out[1]
 
 

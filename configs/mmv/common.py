@@ -14,7 +14,7 @@ def config(arg, graph):
   c.model = dict(name="mmv", variant=arg.variant, graph=graph, dtype="bfloat16")
   # One dataset a step, in turn at random: half of all clips are of either, as in the
   # paper, though not half of each batch.
-  c.tasks = dict(howto100m=dict(objective="mmv:mmv", weight=1.0, va=1.0, vt=1.0))
+  c.tasks = dict(howto100m=dict(objective="mmv:mmv", weight=1.0))
   if arg.howto:
     c.tasks.howto100m.vt = 10.0
   else:
