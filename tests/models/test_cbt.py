@@ -13,6 +13,7 @@ from tests.reference import pairs_nce as reference
 from vlp_jax import importers
 from vlp_jax.importers import bert as bert_importer
 from vlp_jax.importers import cbt as importer
+from vlp_jax.importers import s3d
 from vlp_jax.models import bert, cbt
 from vlp_jax.objectives import cbt as objectives
 from vlp_jax.vocab import Vocab
@@ -296,6 +297,27 @@ def test_it_starts_from_bert():
   np.testing.assert_array_equal(got, torch["bert.embeddings.word_embeddings.weight"])
   assert "mlm_head" in variables["params"]
   assert set(report.unused) == {"bert.pooler.dense.bias", "bert.pooler.dense.weight"}
+
+
+def test_s3d_comes_from_a_second_file(tmp_path):
+  net = model(video="s3d")
+  want, there = filled.variables(net, seed=3), {}
+  for kind in ("params", "batch_stats"):
+    for path, x in jax.tree_util.tree_leaves_with_path(want[kind]["video_tower"]):
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      name = s3d.published(f"{kind}/video_tower/{name}")
+      there[name] = x.transpose(4, 3, 0, 1, 2) if x.ndim == 5 else x.T
+  np.savez(tmp_path / "s3d.npz", **there)
+  text = bert.Model(
+    vocab_size=40, width=24, depth=1, num_heads=2, max_positions=64, heads=()
+  )
+  torch = bert_importer.export(filled.variables(text))
+  got, _ = importer.convert(torch, net, video=str(tmp_path / "s3d.npz"))
+  for kind in ("params", "batch_stats"):
+    pairs = got[kind]["video_tower"], want[kind]["video_tower"]
+    jax.tree.map(np.testing.assert_array_equal, *pairs)
+  _, report = importer.convert(torch, net)
+  assert {k.split("/")[1] for k in report.missing} >= {"video_tower", "visual"}
 
 
 def test_labels_without_a_class_do_not_count(small):
