@@ -9,7 +9,7 @@ order of the data, and `keys` and `starts` of its records.
 Memory: --chunk_mb (twice on accelerators) and up to as much again for a sample of each
 node; 4 bytes a feature; about 6 x branching^depth x width x 4 bytes for the last level.
 The features are read from disk, (passes + 1) x depth + 1 times. The default, 20,736
-leaves, takes about 1.5 GB for 500,000 features of width 1024.
+leaves, takes about 1.6 GB for 500,000 features of width 1024.
 """
 
 import os

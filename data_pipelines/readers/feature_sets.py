@@ -229,8 +229,7 @@ def _load(file: pathlib.Path):
     import h5py
   except ImportError:
     raise errors.UserError(
-      f"{file}: HDF5 files need the package h5py: pip install -r "
-      "requirements-readers.txt"
+      f"{file}: HDF5 files need the package h5py: pip install -r requirements.txt"
     ) from None
   try:
     opened, found = h5py.File(file, "r", locking=False), {}
