@@ -246,7 +246,8 @@ class Run:
       if bad >= step_lib.BAD_IN_ROW:
         raise self._failure(state, n, task, batch)
       monitor.add(self.window, task, means)
-      flops = self.flops(task, batch, int(tokens))
+      known = self.log.peak_flops  # without it nothing is made of the FLOPs
+      flops = self.flops(task, batch, int(tokens)) if known else (0.0, 0.0)
       self.log.count(n, examples=int(rows), tokens=int(tokens), flops=flops)
       if n % self.settings.log_every == 0 or n == self.settings.total_steps:
         line = monitor.means(self.window)

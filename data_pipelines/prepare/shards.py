@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from data_pipelines import index
+from data_pipelines import index, progress
 from data_pipelines.prepare import workers
 from vlp_jax import errors
 
@@ -191,26 +191,6 @@ def make(task: Task, out, encode: Encode, columns, count=lambda: None) -> list[d
   return bad
 
 
-@contextlib.contextmanager
-def _bar(total: int, done: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-  """A progress bar with time left; yields the function that sets the count."""
-  from rich import console, progress  # the workers do not need it
-
-  bar = progress.Progress(
-    progress.TextColumn("prepare"),
-    progress.BarColumn(),
-    progress.MofNCompleteColumn(),
-    progress.TimeElapsedColumn(),
-    progress.TextColumn("left"),
-    progress.TimeRemainingColumn(),
-    console=console.Console(stderr=True),
-    disable=quiet,
-  )
-  with bar:
-    task = bar.add_task("prepare", total=total, completed=done)
-    yield lambda n: bar.update(task, completed=done + n)
-
-
 def _inline(tasks, out, encode, columns, update, check) -> None:
   done = [0]
 
@@ -284,7 +264,7 @@ def write(
         )
 
     check(_noted(out))
-    with _bar(total, total - left, quiet) as update:
+    with progress.bar("prepare", total, done=total - left, quiet=quiet) as update:
       if processes > 1 and len(missing) > 1:
         job = functools.partial(make, out=out, encode=encode, columns=columns)
         workers.run(job, missing, processes, update, check)

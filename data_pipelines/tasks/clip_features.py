@@ -24,7 +24,6 @@ is a row with its own example_id, and `relevance` is its record's.
 from collections.abc import Mapping
 
 import numpy as np
-import seqio
 import tensorflow as tf
 
 from data_pipelines import index
@@ -252,26 +251,10 @@ def define(
   def finish(x, _):
     row = x.pop("row")
     mine = np.where(row < 0, 0, record[row]).astype(np.int32)
-    if queries:
-      own = np.maximum(row, 0).astype(np.int32)
-      return x | {"example_id": own, "relevance": mine}
-    return x | {"example_id": mine, "group_id": mine}
+    return x | definition.ids(row, mine, queries)
 
-  task = seqio.Task(
-    f"clip_features_{table.split.replace('-', '_')}",
-    source=definition.source(table, parse),
-    preprocessors=run,
-    output_features={k: definition.feature(len(s), d) for k, (s, d) in shapes.items()},
-  )
-  return definition.Definition(
-    task=task,
-    parse=parse,
-    record=record.astype(np.int64),
-    sub=sub.astype(np.int64),
-    lengths=None,
-    shapes=lambda _: {k: s for k, (s, _) in shapes.items()},
-    finish=finish,
-    digest=vocab.spec.digest if vocab is not None else "",
+  return definition.one_shape(
+    "clip_features", table, parse, run, shapes, (record, sub), finish, vocab
   )
 
 
@@ -281,7 +264,4 @@ def _rows(table, keep, train, unit, text):
     keep = keep[table.columns["num_narrations"][keep] > 0]
   if text != "caption":
     return keep, np.zeros(len(keep), int)
-  counts = table.columns["num_captions"][keep].astype(int)
-  counts = np.minimum(counts, 1) if train else counts
-  sub = [np.arange(c) for c in counts]
-  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])
+  return definition.caption_rows(table, keep, train)

@@ -1,7 +1,7 @@
 """What a task hands to `batches`: a seqio Task, and how its rows become a batch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -60,6 +60,70 @@ def source(table: index.Table, parse) -> seqio.FileDataSource:
     split_to_filepattern={table.split: [str(p) for p in table.paths]},
     num_input_examples={table.split: len(table)},
   )
+
+
+def one_shape(
+  name: str,
+  table: index.Table,
+  parse: Callable,
+  preprocessors: Sequence[Callable],
+  shapes: Mapping[str, tuple[tuple[int, ...], tf.DType]],
+  rows: tuple[np.ndarray, np.ndarray],
+  finish: Callable,
+  vocab=None,
+) -> Definition:
+  """A definition whose rows all have one shape.
+
+  Args:
+    name: of the task; that of the split is added.
+    shapes: key -> (shape without B, dtype) of what the preprocessors return.
+    rows: (record [N], sub [N]).
+    vocab: of the texts, None without any.
+  """
+  record, sub = rows
+  task = seqio.Task(
+    f"{name}_{table.split.replace('-', '_')}",
+    source=source(table, parse),
+    preprocessors=preprocessors,
+    output_features={k: feature(len(s), d) for k, (s, d) in shapes.items()},
+  )
+  return Definition(
+    task=task,
+    parse=parse,
+    record=record.astype(np.int64),
+    sub=sub.astype(np.int64),
+    lengths=None,
+    shapes=lambda _: {k: s for k, (s, _) in shapes.items()},
+    finish=finish,
+    digest=vocab.spec.digest if vocab is not None else "",
+  )
+
+
+def caption_rows(
+  table: index.Table, keep: np.ndarray, train: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """(record [N], sub [N]): in evaluation a row for each caption of the records `keep`.
+
+  In training a record with captions is one row.
+  """
+  counts = table.columns["num_captions"][keep].astype(int)
+  counts = np.minimum(counts, 1) if train else counts
+  sub = [np.arange(c) for c in counts]
+  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])
+
+
+def ids(row: np.ndarray, record: np.ndarray, queries: bool) -> dict[str, np.ndarray]:
+  """The numbers of a batch's examples, int32 [B].
+
+  Args:
+    row: [B] rows of the definition, below 0 where there is none.
+    record: [B] the record of each.
+    queries: rows are texts of which several stand for one record: they are examples of
+      their own, `relevance` is the record; else rows of a record are a group.
+  """
+  if queries:
+    return {"example_id": np.maximum(row, 0).astype(np.int32), "relevance": record}
+  return {"example_id": record, "group_id": record}
 
 
 def one_to_one(fn: Callable[[dict], dict]) -> Callable:

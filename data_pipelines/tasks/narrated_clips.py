@@ -16,7 +16,6 @@ caption is a row with its own example_id, and `relevance` is its clip's.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import seqio
 import tensorflow as tf
 
 from data_pipelines import index, read
@@ -258,10 +257,7 @@ def _rows(table, keep, *, train, mode, windows):
       f"text='caption' needs the column num_captions of {table.dir}; it has "
       f"{sorted(table.columns)}. Prepare the data set again."
     )
-  counts = table.columns["num_captions"][keep].astype(int)
-  counts = np.minimum(counts, 1) if train else counts
-  sub = [np.arange(c) for c in counts]
-  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])
+  return definition.caption_rows(table, keep, train)
 
 
 def define(
@@ -359,29 +355,13 @@ def define(
   def finish(x, length):
     row = x.pop("row")
     clip = np.where(row < 0, 0, record[row]).astype(np.int32)
-    if queries:
-      ids = {"example_id": np.maximum(row, 0).astype(np.int32), "relevance": clip}
-    else:
-      ids = {"example_id": clip, "group_id": clip}
+    ids = definition.ids(row, clip, queries)
     if "label" in fields and "gallery" in table.columns:
       ids["label_gallery"] = table.columns["gallery"][clip].astype(np.int32)
     return x | ids
 
-  task = seqio.Task(
-    f"narrated_clips_{table.split.replace('-', '_')}",
-    source=definition.source(table, parse),
-    preprocessors=run,
-    output_features={k: definition.feature(len(s), d) for k, (s, d) in shapes.items()},
-  )
-  return definition.Definition(
-    task=task,
-    parse=parse,
-    record=record.astype(np.int64),
-    sub=sub.astype(np.int64),
-    lengths=None,
-    shapes=lambda length: {k: s for k, (s, _) in shapes.items()},
-    finish=finish,
-    digest=vocab.spec.digest if vocab is not None else "",
+  return definition.one_shape(
+    "narrated_clips", table, parse, run, shapes, (record, sub), finish, vocab
   )
 
 

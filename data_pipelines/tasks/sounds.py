@@ -18,7 +18,6 @@ beginning until the window is full (MMV's rule), all of it real.
 from collections.abc import Mapping
 
 import numpy as np
-import seqio
 import tensorflow as tf
 
 from data_pipelines import index, read
@@ -194,26 +193,10 @@ def define(
     mine = np.where(row < 0, 0, record[row]).astype(np.int32)
     if label == "speaker":
       x["label"] = table.columns["speaker"][mine].astype(np.int32)
-    if queries:
-      own = np.maximum(row, 0).astype(np.int32)
-      return x | {"example_id": own, "relevance": mine}
-    return x | {"example_id": mine, "group_id": mine}
+    return x | definition.ids(row, mine, queries)
 
-  task = seqio.Task(
-    f"sounds_{table.split.replace('-', '_')}",
-    source=definition.source(table, parse),
-    preprocessors=run,
-    output_features={k: definition.feature(len(s), d) for k, (s, d) in shapes.items()},
-  )
-  return definition.Definition(
-    task=task,
-    parse=parse,
-    record=record.astype(np.int64),
-    sub=sub.astype(np.int64),
-    lengths=None,
-    shapes=lambda _: {k: s for k, (s, _) in shapes.items()},
-    finish=finish,
-    digest=vocab.spec.digest if vocab is not None else "",
+  return definition.one_shape(
+    "sounds", table, parse, run, shapes, (record, sub), finish, vocab
   )
 
 
@@ -221,7 +204,4 @@ def _rows(table, keep, train, text, windows):
   """(record [N], sub [N]): captions or windows in evaluation, else recordings."""
   if text != "caption":
     return np.repeat(keep, windows), np.tile(np.arange(windows), len(keep))
-  counts = table.columns["num_captions"][keep].astype(int)
-  counts = np.minimum(counts, 1) if train else counts
-  sub = [np.arange(c) for c in counts]
-  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])
+  return definition.caption_rows(table, keep, train)
