@@ -13,6 +13,9 @@ from vlp_jax import resolve, settings
 from vlp_jax.errors import UserError, VlpError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A second start takes compiled steps (of a second and more) from here.
+_CACHE = os.path.expanduser(os.environ.get("VLP_JAX_CACHE", "~/.cache/vlp_jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_CACHE, "jax"))
 flags.DEFINE_bool("debug", False, "Show tracebacks of user errors.")
 
 

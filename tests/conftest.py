@@ -1,6 +1,7 @@
-"""Eight virtual CPU devices for every test, set before jax starts."""
+"""Eight virtual CPU devices and one cache of compiled code, set before jax starts."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -12,6 +13,10 @@ if "device_count" not in flags:
 if "optimization_level" not in flags:  # most of the time is compiling: a quarter less
   flags += " --xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] = flags.strip()
+# What one test compiled, another test, its children and the next run need not.
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @pytest.fixture(scope="session")
