@@ -3,8 +3,8 @@
 `build` gives the endless training batches of one host, `evaluation` every example
 exactly once. Both take the `input` of a config:
 
-  dict(task="nlvr", dir=..., split="train", tokens=10_240)  # a ladder of shapes
-  dict(task="nlvr", dir=..., split="train", tokens=10_240, pack=256)  # packed rows
+  dict(task="text_regions", dir=..., split="train", tokens=10_240)  # a ladder
+  dict(task="text_regions", dir=..., split="train", tokens=10_240, pack=256)  # packed
   dict(task="narrated_clips", dir=..., split="train", rows=64)  # one shape
   dict(mixture={"a": dict(task=..., rate=3), "b": dict(task=..., rate=1)})
 

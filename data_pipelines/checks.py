@@ -22,7 +22,9 @@ _REGIONS = {
   "conf": ("<f4", ""),
   "attribute_conf": ("<f4", ""),
   "probs": ("<f2", "any"),
+  "angles": ("<f4", "2"),
 }
+_SIGNED = ("features", "angles")
 
 
 def require(condition, what: str) -> None:
@@ -112,12 +114,12 @@ def regions(whole: Mapping, prefix: str) -> None:
     item = np.dtype(dtype).itemsize
     require(len(raw) == 1 and len(raw[0]) % (item * num) == 0, f"{what}: wrong size")
     array = np.frombuffer(raw[0], dtype).reshape(num, -1)
-    wanted = {"dim": dim, "7": 7, "": 1}.get(axis, array.shape[1])
+    wanted = {"dim": dim, "7": 7, "2": 2, "": 1}.get(axis, array.shape[1])
     require(array.shape[1] == wanted, f"{what} is {array.shape[1]} wide, not {wanted}")
     if dtype != "<i4":
       require(np.isfinite(array).all(), f"{what} is not finite")
     if field == "boxes":
       good = (array >= -1e-3).all() and (array <= 1 + 1e-3).all()
       require(good, f"{what}: a box lies outside of 0..1")
-    elif field != "features":
+    elif field not in _SIGNED:
       require((array >= 0).all(), f"{what}: a number below 0")

@@ -201,7 +201,7 @@ def _run(argv) -> int:
   add = parser.add_argument
   add("dir", metavar="DIR", help="what prepare wrote")
   add("--split", default="", help="whose lengths and examples (default: train)")
-  add("--task", default="", help="exact lengths by this task, e.g. nlvr")
+  add("--task", default="", help="exact lengths by this task, e.g. text_regions")
   add("--vocab", default="", help="vocabulary file (default: the data set's own)")
   add("--tokens", type=int, default=10_240, help="token budget of a batch (10240)")
   add("--max_rungs", type=int, default=8, help="of the ladder (8)")

@@ -1,6 +1,6 @@
 """Batches of several data sets in fixed shares, one data set a batch.
 
-  dict(task="nlvr", split="train", tokens=10_240, mixture={
+  dict(task="text_regions", split="train", tokens=10_240, mixture={
     "coco": dict(dir="data/coco", rate=3),
     "vg": dict(dir="data/vg", rate=1)})
 

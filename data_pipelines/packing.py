@@ -9,8 +9,8 @@ regions:
   text_positions     [B, W] int32, places of words, from 0 again in each example
   segment_starts     [B, S] int32, where the text of each example begins
   fuse_index         [B, M], the real tokens of all streams, compacted
-  example_id, ...    [B, S], what is one number an example; example_mask is False
-                     where a row has fewer examples
+  example_id, ...    [B, S], what is one number an example, [B, S, A] where it is
+                     several; example_mask is False where a row has fewer examples
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def pack(
 
   Args:
     examples: keys of the contract, [n, ...]: <stream>_mask and what goes with it, and
-      numbers, [n].
+      what an example has once, numbers [n] or scores [n, A].
     slots: [n] int, ascending: row * segments + place of each example in its row.
     rows, segments, length: B, S and M of the batch.
     streams: name -> W_s, in the order of `fuse_index`.
@@ -117,8 +117,8 @@ def pack(
   where = np.concatenate([out[f"{stream}_mask"] for stream in streams], axis=1)
   out["fuse_index"] = fuse_index(where, length)
   for key, x in examples.items():
-    if x.ndim == 1:
-      out[key] = np.zeros((rows, segments), x.dtype)
+    if key not in out:
+      out[key] = np.zeros((rows, segments, *x.shape[1:]), x.dtype)
       out[key][row, place] = x & some if key == "example_mask" else x
   return out
 

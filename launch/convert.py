@@ -22,7 +22,7 @@ def main(changes):
   command.override(config, changes)
   from vlp_jax import resolve, restore
   from vlp_jax import settings as settings_lib
-  from vlp_jax.importers import read
+  from vlp_jax.formats import read
 
   s = settings_lib.load(settings_lib.with_twins(settings_lib.plain(config)))
   vocab, _ = settings_lib.vocabulary(s)

@@ -1,11 +1,12 @@
-"""Retrieval examples with pictures for a report: ids to texts and frames."""
+"""Examples with pictures for a report: of retrieval, and where a sound comes from."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from vlp_jax.evaluators import collect
+from vlp_jax import heat_maps
+from vlp_jax.evaluators import collect, sounding_object
 
 
 def _rows(batches: Iterable[Mapping], wanted: set[int], keys: tuple[str, ...]):
@@ -54,3 +55,37 @@ def of_retrieval(evaluator: Any, tokeniser: Any, *, num: int = 6, best: int = 4)
 def _spread(frames: np.ndarray, count: int = 3) -> np.ndarray:
   at = np.linspace(0, len(frames) - 1, count).round().astype(int)
   return frames[at]
+
+
+def of_sounding_object(evaluator: sounding_object.Evaluator) -> list[dict]:
+  """`report.write`'s pictures of an evaluator that has run: frame, map and box."""
+  wanted = {e["example_id"] for e in evaluator.examples}
+  found = _rows(evaluator.batches, wanted, ("video_frames",))
+  out = []
+  for e in evaluator.examples:
+    frame = found[e["example_id"]]["video_frames"][e["frame"]]
+    scale = max(192 // len(frame), 1)
+    drawn = heat_maps.overlay(
+      frame, e["map"], box=e["box"], peak=e["peak"], scale=scale
+    )
+    plain = frame.repeat(scale, 0).repeat(scale, 1)
+    told = "the peak lies in the box" if e["right"] else "the peak misses the box"
+    out.append(
+      {
+        "caption": f"Clip {e['example_id']}",
+        "verdict": told,
+        "right": e["right"],
+        "frames": np.stack([plain, drawn]),
+      }
+    )
+  return out
+
+
+def pictures(evaluators: Mapping[str, Any]) -> list[dict]:
+  """Pictures of all evaluators that have some."""
+  return [
+    picture
+    for evaluator in evaluators.values()
+    if isinstance(evaluator, sounding_object.Evaluator) and evaluator.examples
+    for picture in of_sounding_object(evaluator)
+  ]

@@ -52,22 +52,7 @@ def _model(config, checkpoint):
   # Teachers and queues of the training are no variables of the model.
   found = {k: v for k, v in found.items() if k in abstract.variables}
   state = evaluate.place(abstract, found, shardings)
-  return s, tokeniser, mesh, model, state.variables, _digest(found)
-
-
-def _digest(variables) -> str:
-  """Hex sha256 of paths and numbers."""
-  import hashlib
-
-  import numpy as np
-
-  from vlp_jax import snapshot
-
-  code = hashlib.sha256()
-  for path, x in sorted(snapshot.flat(variables).items()):
-    code.update(f"{path} {x.dtype} {x.shape}".encode())
-    code.update(np.ascontiguousarray(x).view(np.uint8).data)
-  return code.hexdigest()
+  return s, tokeniser, mesh, model, state.variables, evaluate.digest(found)
 
 
 def _input(s, info):

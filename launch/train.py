@@ -26,13 +26,16 @@ def main(changes):
 
   settings.load(config)  # unknown keys before anything heavy
   distributed.start()
+  from launch import examples
   from vlp_jax import report, train
 
-  out = train.run(config, FLAGS.workdir, profile=FLAGS.profile)
+  run = train.Run(config, FLAGS.workdir, profile=FLAGS.profile)
+  out = run.train()
   for name, result in out.results.items():
     print(f"{name}: {result.value:.4g} (chance {result.chance:.3g}, n {result.n})")
+  pictures = examples.pictures(run.evaluators) if FLAGS.report else []  # by all hosts
   if FLAGS.report and distributed.first():
-    print(f"report: {report.of_run(FLAGS.workdir)}")
+    print(f"report: {report.of_run(FLAGS.workdir, pictures=pictures)}")
   print(json.dumps({"step": int(out.state.step), "workdir": FLAGS.workdir}))
 
 

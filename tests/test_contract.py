@@ -34,6 +34,24 @@ def test_a_good_batch_passes_and_zeros_are_good():
   assert batch_lib.rows(out) == 2
 
 
+def test_what_objectives_add_is_of_the_contract():
+  """Every key that a model or an objective names beside those of pipelines."""
+  made = {
+    "mlm_positions": np.zeros((2, 3), np.int32),
+    "mlm_ids": np.zeros((2, 5), np.int32),
+    "mvm_positions": np.zeros((2, 4), np.int32),
+    "clips_mask": np.ones((2, 6), bool),
+    "clips_masked": np.zeros((2, 6), bool),
+    "pair_text": np.zeros((2, 2), np.int32),
+  }
+  batch_lib.check(good() | made)
+  batch_lib.check(good() | made | {"clips_masked": np.zeros((2, 6, 6), bool)})
+  with pytest.raises(ValueError, match="axis T of clips_masked is 5"):
+    batch_lib.check(made | {"clips_masked": np.zeros((2, 5), bool)})
+  with pytest.raises(TypeError, match="pair_text is float32"):
+    batch_lib.check(made | {"pair_text": np.zeros((2, 2), np.float32)})
+
+
 def test_useful_counts_real_rows_and_their_tokens():
   batch = good()
   batch["text_mask"][0, 3:] = False

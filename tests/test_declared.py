@@ -34,7 +34,7 @@ def test_names_kinds_and_plain_types_agree(task):
 
 
 def test_unknown_files_and_functions_are_told():
-  with pytest.raises(UserError, match="Did you mean 'nlvr'"):
-    declared.function(PLACE, "nlvrr", "define")
+  with pytest.raises(UserError, match="Did you mean 'text_regions'"):
+    declared.function(PLACE, "text_region", "define")
   with pytest.raises(UserError, match="no function 'defin'"):
-    declared.function(PLACE, "nlvr", "defin")
+    declared.function(PLACE, "text_regions", "defin")

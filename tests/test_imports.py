@@ -16,10 +16,12 @@ ALLOWED = {
   "fusion": {"layers", "towers", "fusion"},
   "heads": {"layers", "towers", "heads"},
   "models": {"layers", "towers", "fusion", "heads"},
-  "objectives": {"objectives"},
+  "augment": {"augment"},
+  "objectives": {"objectives", "augment", "kmeans", "whitening"},
   "evaluators": {"evaluators"},
   "tasks": {"objectives", "tasks"},
-  "importers": {"importers"},
+  "formats": {"formats"},
+  "importers": {"importers", "formats"},
 }
 FLAX = {*list(ALLOWED)[:5], "state", "sharding", "step", "infer"}
 TF_FREE = ("vocabularies", "media", "synthetic", "plan.py", "prefetch.py", "records.py")

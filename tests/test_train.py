@@ -222,7 +222,7 @@ train.run(config, devices=jax.devices()[:3])
 
 
 def test_missing_data_are_told_with_the_command_that_makes_them(tmp_path):
-  given = config(input={"task": "nlvr", "dir": str(tmp_path), "split": "train"})
+  given = config(input={"task": "text_regions", "dir": str(tmp_path), "split": "train"})
   with pytest.raises(UserError, match=r"no dataset_info.json.*data_pipelines.prepare"):
     train.run(given, devices=jax.devices()[:1])
 

@@ -44,6 +44,8 @@ _REGION_FIELDS = {
   "objects": ("R", _INT),
   "attributes": ("R", _INT),
   "conf": ("R", _F32),
+  "attribute_conf": ("R", _F32),
+  "angles": ("R 2", _F32),
   "probs": ("R C", _FLOAT),
   "segments": ("R", _INT),
   "delta": ("R D", _FLOAT),
@@ -58,12 +60,18 @@ _CLIP_FIELDS = {
   "mask": ("T", _BOOL),
   "times": ("T 2", _F32),
   "tokens": ("T", _INT),
+  "subtitle": ("T", _INT),  # which of the subtitles, -1 for none
 }
 _AUDIO_FIELDS = {"samples": ("S", ("int16", *_FLOAT)), "mask": ("S", _BOOL)}
 _FREE = {  # no stream
   "fuse_index": ("M", _INT),
+  # By objectives: what is hidden and where, and rows whose text goes with a row.
   "mlm_positions": ("P", _INT),
+  "mlm_ids": ("L", _INT),
+  "mvm_positions": ("P", _INT),
   "regions_masked": ("R", _BOOL),
+  "clips_masked": ("... T", _BOOL),  # [B, T], or [B, passes, T]
+  "pair_text": ("K", _INT),
   "label": ("...", ("int32", *_F32)),
   "answers": ("...", ("int32", *_F32)),
   "match": ("...", _INT),

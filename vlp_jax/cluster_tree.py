@@ -23,7 +23,7 @@ import numpy as np
 
 from vlp_jax import workdir
 from vlp_jax.errors import CheckpointError, UserError
-from vlp_jax.importers import read as read_lib
+from vlp_jax.formats import read as read_lib
 from vlp_jax.metrics import wide
 
 TOGETHER = 256  # points whose children's centroids are gathered at once, on device

@@ -1,12 +1,15 @@
 """The same evaluators with and without training, and where parameters come from."""
 
+import hashlib
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from vlp_jax import checkpoint, resolve, sources
+from vlp_jax import checkpoint, resolve, restore, sources
 from vlp_jax import settings as settings_lib
 from vlp_jax.errors import CheckpointError, UserError
 from vlp_jax.metrics import Result
@@ -66,15 +69,17 @@ def init_from(state, given: Mapping[str, Any], model, shardings):
   """A fresh state with parameters of another run or of a published checkpoint.
 
   Args:
-    given: path; importer (a file of `vlp_jax/importers`) for published weights;
-      `optional`, a regex of parameters that may keep their fresh values.
+    given: path; importer (a file of `vlp_jax/importers`) for published weights, and its
+      keywords; `only`, a regular expression: of another run what it finds is taken, as
+      "video_tower" to fine-tune a tower, and all else keeps its fresh values.
   """
   given = dict(given)
   path, family = given.pop("path", None), given.pop("importer", None)
+  only = given.pop("only", "")
   if not path:
     raise UserError("init_from.path is missing.")
   if family:
-    read = importlib.import_module("vlp_jax.importers.read").read
+    read = importlib.import_module("vlp_jax.formats.read").read
     variables, report = resolve.module("vlp_jax.importers", family).convert(
       read(path), model, **given
     )
@@ -82,7 +87,25 @@ def init_from(state, given: Mapping[str, Any], model, shardings):
       variables = _overlay(state.variables, variables)
   else:
     variables = checkpoint.load_variables(path)
+    if given:
+      raise UserError(f"init_from: {sorted(given)} are keywords of an importer.")
+  if only:
+    variables = _overlay(state.variables, part(state.variables, variables, only))
   return place(state, variables, shardings)
+
+
+def part(mine, variables, only):
+  """The variables whose path `only` finds. Raises: UserError where mine differ."""
+  wanted = {k for k in flat(mine) if re.search(only, k)}
+  found = {k: x for k, x in flat(variables).items() if re.search(only, k)}
+  if wanted != set(found) or not wanted:
+    lacking, extra = sorted(wanted - set(found)), sorted(set(found) - wanted)
+    raise CheckpointError(
+      f"init_from.only={only!r} finds {len(wanted)} variables here and {len(found)} in "
+      f"the checkpoint; {len(lacking)} are missing there {lacking[:20]}, {len(extra)} "
+      f"not known here {extra[:20]}."
+    )
+  return restore.nested(found)
 
 
 def _overlay(base, top):
@@ -93,7 +116,7 @@ def _overlay(base, top):
 
 def place(state, variables: Mapping[str, Any], shardings):
   """The state with other parameters and mutable collections, checked and placed."""
-  want, got = _flat(state.variables), _flat(variables)
+  want, got = flat(state.variables), flat(variables)
   missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
   odd = [
     f"{k}: {got[k].shape} for {want[k].shape}"
@@ -114,24 +137,37 @@ def place(state, variables: Mapping[str, Any], shardings):
   return state.replace(params=params, mutable=mutable)
 
 
-def _flat(tree):
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-  return {name(p): x for p, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+def path_of(path) -> str:
+  """`params/encoder/kernel` of a path of jax.tree_util."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flat(tree) -> dict[str, Any]:
+  """Leaves by their paths."""
+  return {path_of(p): x for p, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+  """Hex sha256 of paths and numbers."""
+  code = hashlib.sha256()
+  for path, x in sorted(flat(variables).items()):
+    code.update(f"{path} {x.dtype} {x.shape}".encode())
+    code.update(np.ascontiguousarray(x).view(np.uint8).data)
+  return code.hexdigest()
 
 
 def run_round(run, name: str, given: Mapping[str, Any], state, key):
   """One round: features of the round's input go through its function into the state.
 
-  `given`: every, fn ("file:function" of objectives), input (laid over the run's),
-  outputs (model outputs and batch keys to collect), method, and the function's own
-  keywords.
+  `given`: every, first, fn ("file:function" of objectives), input (laid over the
+  run's), outputs (model outputs and batch keys to collect), method, and the function's
+  own keywords.
   """
   from vlp_jax.evaluators import collect
 
-  given = {k: v for k, v in given.items() if k != "every"}
-  fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
-  outputs, method = tuple(given.pop("outputs", ())), given.pop("method", None)
-  batches = given.pop("input", None)
+  fn = resolve.function("vlp_jax.objectives", given.get("fn", ""))
+  outputs, method = tuple(given.get("outputs", ())), given.get("method")
+  batches = given.get("input")
   if isinstance(batches, Mapping):
     full = dict(run.settings.input) | dict(batches)
     batches = sources.evaluation(full, run.tokeniser, run.mesh)
@@ -140,5 +176,6 @@ def run_round(run, name: str, given: Mapping[str, Any], state, key):
     features = collect.collect(
       run.apply, run.variables(state), batches, outputs, method=method
     )
-  bound = resolve.bind(fn, given, skip=3, what=f"rounds.{name}")
+  own = {k: v for k, v in given.items() if k not in settings_lib.ROUND_KEYS}
+  bound = resolve.bind(fn, own, skip=3, what=f"rounds.{name}")
   return bound(state, features, key)

@@ -38,7 +38,7 @@ from vlp_jax import (
 )
 from vlp_jax.cluster_tree import Tree, load
 from vlp_jax.errors import CheckpointError, UserError
-from vlp_jax.importers import read as read_lib
+from vlp_jax.formats import read as read_lib
 
 __all__ = ["Fit", "Tree", "fit", "load", "mutual_information", "perplexity"]
 log = logging.getLogger(__name__)

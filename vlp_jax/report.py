@@ -26,6 +26,7 @@ def write(
   results: Mapping[str, Result | Mapping],
   metrics: Sequence[Mapping] | None = None,
   examples: Sequence[Mapping] = (),
+  pictures: Sequence[Mapping] = (),
   config: Mapping | None = None,
   env: Mapping | None = None,
   notes: str | Sequence[str] = (),
@@ -40,6 +41,8 @@ def write(
     examples: dicts with `query` (text), `rank` of the right item from 1, and `items`,
       the best first: dicts with `frames` (uint8 [T, H, W, 3] or [H, W, 3]), `right`
       (bool) and, if wanted, `text` and `score`. One without `items` is its own item.
+    pictures: where a sound comes from: dicts with `caption`, `verdict`, `right` (bool)
+      and `frames` as above, a frame beside its heat map.
     config, env: shown as JSON; env holds versions, devices, the commit.
     notes: paragraphs under the title.
   Returns: the path. Raises ImportError without matplotlib (curves) or Pillow (frames).
@@ -61,6 +64,7 @@ def write(
     "</header>",
     _section("Results", _results(results)),
     _section("Examples", "".join(map(_example, examples))),
+    _section("Where the sound comes from", "".join(map(_picture, pictures))),
     _section("Curves", _curves(metrics, results)),
     _section("Speed", _curves(speed, {})),
     _section("Configuration", _json("The whole configuration", config)),
@@ -217,6 +221,15 @@ def _example(example):
   return (
     f'<article><h3>“{query}” <em class="{kind}">{_text(where)}</em></h3>'
     f"<ol>{''.join(found)}</ol></article>"
+  )
+
+
+def _picture(picture):
+  kind = "right" if picture["right"] else "wrong"
+  return (
+    f"<article><h3>{_text(picture['caption'])} "
+    f'<em class="{kind}">{_text(picture["verdict"])}</em></h3>'
+    f"<ol><li>{_frames(picture['frames'])}</li></ol></article>"
   )
 
 

@@ -23,7 +23,18 @@ EXPLAIN = (
     "Share of test clips whose {} a linear classifier reads out of frozen embeddings.",
   ),
   (r"(?:accuracy|top)@(\d+)$", "Share with the right class among the first {}."),
+  (
+    r"two_way_accuracy$",
+    "Share of clips that fit their own sound better than another.",
+  ),
   (r"accuracy$", "Share of right answers."),
+  (
+    r"ndcg@(\d+)$",
+    "How well the first {} clips found share classes; 1 is the best order.",
+  ),
+  (r"peak_in_box$", "Share of maps whose peak lies in the thing that sounds."),
+  (r"other_sound_in_box$", "Control: the same with the sound of another clip."),
+  (r"centre_in_box$", "Baseline: the middle of every picture."),
   (r"grad_norm$", "Norm of the gradient before clipping."),
   (r"(?:^|[/_])lr$|learning_rate", "Step size of the optimiser."),
   (r"overflow$", "Share of what found no place in a fixed shape and was left out."),
@@ -34,9 +45,11 @@ EXPLAIN = (
   (r"nce$", "Contrastive loss in nats: how well right pairs stand out from the rest."),
   (r"loss", "What training makes small, in nats for likelihoods."),
 )
-SHARES = re.compile(r"recall@|@\d+$|accuracy|^probe_|_share$")
+SHARES = re.compile(r"recall@|@\d+$|accuracy|^probe_|_share$|_in_box$")
 _ARROWS = {"t2v": "text to video", "v2t": "video to text"}
 _ARROWS |= {"t2i": "text to image", "i2t": "image to text"}
+_ARROWS |= {"v2a": "video to sound", "a2v": "sound to video"}
+_ARROWS |= {"v2v": "video to video", "a2a": "sound to sound"}
 
 PAGE = """<!doctype html>
 <html lang="en">

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 EXPORT = "variables.npz"  # what an export has in place of state/
 
 
-def _nested(named: Mapping[str, Any]) -> dict[str, Any]:
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+  """{"params/encoder/kernel": x} as dicts of dicts."""
   out = {}
   for path, x in named.items():
     *parents, last = path.split("/")
@@ -149,7 +150,7 @@ def load_variables(
     got[k] = np.zeros(shapes[k][0], jnp.dtype(shapes[k][1]))
   # The collections of `mutable` stand beside the parameters, as apply wants them.
   renamed = {names[k].removeprefix("mutable/"): x for k, x in got.items()}
-  return {"params": {}} | _nested(renamed)
+  return {"params": {}} | nested(renamed)
 
 
 def export(

@@ -47,7 +47,8 @@ class Settings:
     micro: microbatches of a step, exact. log_every, eval_every: in steps; 0 evaluates
       at the end only.
     after_update: fn "file:function" of objectives, and its keywords.
-    rounds: name -> every, fn, and keywords; at checkpoint boundaries.
+    rounds: name -> every, fn, and keywords; at checkpoint boundaries, and before the
+      first step unless `first`, the step of the first one, is given.
     init_scale: (regular expression, factor) pairs, on the initial values of the
       parameters whose path it finds. N(0, 0.02) is made for the width of BERT; narrow
       models need more.
@@ -86,6 +87,22 @@ class Settings:
     """after_update: state -> mutable, with the `init` that makes what it keeps."""
     return _hook(self.after_update)
 
+  def extra(self) -> Callable:
+    """variables -> the collections that after_update and the rounds keep."""
+    hooks = [self.hook()] if self.after_update else []
+    for name, given in self.rounds.items():
+      fn = resolve.function("vlp_jax.objectives", given.get("fn", ""))
+      own = {k: v for k, v in given.items() if k not in ROUND_KEYS}
+      hooks.append(_bound(fn, own, skip=3, what=f"rounds.{name}"))
+
+    def collections(variables):
+      found = {}
+      for hook in hooks:
+        found |= hook.init({**variables, **found}) if hasattr(hook, "init") else {}
+      return found
+
+    return collections
+
   def objective(self, task: str, inject: Mapping[str, Any]) -> Callable:
     given = {k: v for k, v in self.tasks[task].items() if k not in TASK_KEYS}
     fn = resolve.function("vlp_jax.objectives", self.tasks[task]["objective"])
@@ -98,13 +115,19 @@ def _hook(given: Mapping[str, Any]) -> Callable | None:
     return None
   given = dict(given)
   fn = resolve.function("vlp_jax.objectives", given.pop("fn", ""))
-  bound = resolve.bind(fn, given, skip=1, what="after_update")
+  return _bound(fn, given, skip=1, what="after_update")
+
+
+def _bound(fn, given, *, skip, what):
+  bound = resolve.bind(fn, given, skip=skip, what=what)
   if hasattr(fn, "init"):
     bound.init = functools.partial(fn.init, **given)
   return bound
 
 
 KEYS = tuple(f.name for f in dataclasses.fields(Settings))  # of a config
+# Of a round, the rest being its function's; see `evaluate.run_round`.
+ROUND_KEYS = ("every", "first", "fn", "input", "outputs", "method")
 
 
 def with_hooks(bound: functools.partial) -> functools.partial:
@@ -200,6 +223,7 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
   for name, given in s.rounds.items():
     if given.get("every", 0) < 1 or given["every"] % saving.every:
       raise UserError(f"rounds.{name}.every must be a multiple of checkpoint.every.")
+  s.extra()
   from vlp_jax import optim
 
   keys = {k: v for k, v in s.optim.items()}

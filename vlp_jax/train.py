@@ -92,7 +92,7 @@ class Run:
       tx_of,
       self.mesh,
       seed=s.seed,
-      extra=getattr(after, "init", None),
+      extra=s.extra(),
       scale=dict(s.init_scale),
     )
     self.steps = {
@@ -193,6 +193,7 @@ class Run:
         self.line = start, extra["pending"]
         self._evaluate(state)
         self._write()
+      if extra.get("pending") or start == 0:
         state = self._rounds(state, start)
       for n in range(start + 1, s.total_steps + 1):
         trace.before(n)
@@ -288,7 +289,7 @@ class Run:
   def _rounds(self, state, n):
     """Rounds of clustering and the like: (state, features, key) -> state."""
     for name, given in self.settings.rounds.items():
-      if n % given["every"] == 0:
+      if n % given["every"] == 0 and n >= given.get("first", 0):
         key = jax.random.fold_in(jax.random.fold_in(self.key, n), 1)
         state = evaluate.run_round(self, name, given, state, key)
     return state

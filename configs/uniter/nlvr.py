@@ -43,7 +43,7 @@ def get_config(arg=None):
     mrc_kl=dict(objective="masked:mrc_kl", weight=0.5) | others,
   )
   c.tasks.mrc_kl.input = true | probs
-  c.input = dict(task="nlvr", dir="data/nlvr", split="train", rows=128)
+  c.input = dict(task="text_regions", dir="data/nlvr", split="train", rows=128)
   # At 1e-3 matching, which no text or picture alone helps, may never leave chance.
   c.optim = dict(
     name="adamw", lr=4e-4, b2=0.98, eps=1e-8, clip=1.0, warmup=200, schedule="constant"

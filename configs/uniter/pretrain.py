@@ -28,7 +28,7 @@ def get_config(arg=None):
   )
   if arg.ablation:
     c.tasks.mrc = dict(objective="masked:mrc", weight=4, rate=0.15, input=probs)
-  c.input = dict(task="nlvr", dir="data/coco_vg", split="train", tokens=163_840)
+  c.input = dict(task="text_regions", dir="data/coco_vg", split="train", tokens=163_840)
   c.input.max_rungs = 4  # times the tasks: 16 compiled steps
   c.optim = dict(
     name="adamw",

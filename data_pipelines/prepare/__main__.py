@@ -2,7 +2,8 @@
 
 Idempotent and resumable: a shard that is there is kept, a rerun makes the others.
 Exit codes: 0 done, 2 a mistake of the user, 3 too many damaged records, 75 a worker
-was killed (run the same command again).
+was killed (run the same command again). Instead of --processes, --runner gives the work
+to Apache Beam: `prepare/beam.py`.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from data_pipelines import command
 from vlp_jax import errors, resolve
 
-ENGINE = ("shards", "workers")  # files of this package that are no data set
+ENGINE = ("shards", "workers", "beam")  # files of this package that are no data set
 
 
 def datasets() -> list[str]:
@@ -62,7 +63,14 @@ def _run(argv) -> int:
   parser.add_argument("--source", required=True, help="directory or file to read")
   parser.add_argument("--out", required=True, help="directory of the prepared data set")
   _options(parser, fn)
+  if "processes" in inspect.signature(fn).parameters:
+    told = (
+      "of Apache Beam instead of processes: DirectRunner, or another, options behind"
+    )
+    parser.add_argument("--runner", default="", help=told)
   given = vars(parser.parse_args(argv[1:]))
+  if runner := given.pop("runner", ""):
+    given["processes"] = runner
   fn(given.pop("source"), given.pop("out"), **given)
   return 0
 

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +55,21 @@ def record(row: Mapping, *, feed: _join.Sources, rule: Rule) -> tuple[bytes, dic
     context["answers/ids"] = np.array([i for i, _ in row["answers"]], int)
     context["answers/scores"] = np.array([s for _, s in row["answers"]], float)
     columns["num_answers"] = len(row["answers"])
+  if "box" in row:
+    context["refer/box"] = _inside(row, images[0])
   return records.encode(context), columns
+
+
+def _inside(row, image: regions.Image) -> np.ndarray:
+  """[4] x1 y1 x2 y2 in 0..1 of the row's box in pixels, cut at the edges."""
+  size = row.get("size") or (image.width, image.height)
+  if not all(size):
+    raise ValueError(f"image {image.name}: its size is told nowhere")
+  box = np.asarray(row["box"], np.float64) / (*size, *size)
+  x1, y1, x2, y2 = np.clip(box, 0.0, 1.0)
+  if not (x1 < x2 and y1 < y2):
+    raise ValueError(f"image {image.name}: box {row['box']} is not inside {size}")
+  return np.array([x1, y1, x2, y2], np.float32)
 
 
 def read(
@@ -107,8 +121,7 @@ def _probe(splits, feed: _join.Sources, rule: Rule) -> tuple[Rule, list[str]]:
         f"objects_file has {len(rule.names)} names; the regions have {classes - 1} "
         "classes and the background."
       )
-    fields = [k for k in regions.Image._fields[1:7] if getattr(image, k) is not None]
-    fields += ["probs"] if classes else []
+    fields = [k for k in regions.ARRAYS if getattr(image, k) is not None]
     rule = rule._replace(region_dim=image.features.shape[1], region_classes=classes)
     return rule, fields
   raise errors.UserError(
@@ -127,10 +140,12 @@ def write(
   info: Mapping,
   vocab: Mapping,
   engine: Mapping,
+  encode: Callable = record,
 ) -> dict:
   """Writes the shards, `dataset_info.json` and `vocab.txt`.
 
   Args:
+    encode: `record`, or what another data set makes of a row with `feed` and `rule`.
     columns: of the index beside num_regions and group.
     vocab: vocab_file, vocab_size, cased.
     engine: keywords of `shards.write`: processes, dry_run, quiet.
@@ -167,7 +182,7 @@ def write(
   written = shards.write(
     out,
     splits,
-    functools.partial(record, feed=feed, rule=rule),
+    functools.partial(encode, feed=feed, rule=rule),
     columns=("num_regions", "group", *columns),
     settings=settings,
     info=info,
@@ -183,7 +198,7 @@ def _words(splits, *, vocab_file: str, vocab_size: int, cased: bool):
   if vocab_file:
     return vocabularies.build({"name": "wordpiece", "file": vocab_file})
   rows = [r for s, rows in splits.items() if s.startswith("train") for r in rows]
-  texts = [r["text"] for r in rows if r["text"]]
+  texts = [t for r in rows for t in (r["text"], *r.get("texts", ())) if t]
   if not texts:
     raise errors.UserError(
       "no training text to learn a vocabulary from; give --vocab_file."

@@ -1,8 +1,8 @@
 """Clips as features over time, made before by image and video networks.
 
 The source holds the annotations (`--format`, see `readers/locate.py`), `--features` the
-folders of .npy or .npz files, one for each network (`readers/feature_files.py`). Rows
-whose video lacks in a folder are left out and counted.
+folders, LMDBs or pickles, one for each network (`readers/feature_stores.py`). Rows
+whose video lacks in one are left out and counted.
 
 Result: SequenceExamples of kind `clip_features`
   context  key, group, duration_s; for each network k = 0, 1, ...: features/<k>/data
@@ -22,7 +22,14 @@ import numpy as np
 
 from data_pipelines import records, vocabularies
 from data_pipelines.prepare import shards
-from data_pipelines.readers import clip_row, feature_files, locate, narrated, subtitles
+from data_pipelines.readers import (
+  clip_row,
+  feature_files,
+  feature_stores,
+  locate,
+  narrated,
+  subtitles,
+)
 from vlp_jax import errors
 
 COLUMNS = ("duration_s", "num_narrations", "num_captions")
@@ -45,9 +52,11 @@ def prepare(
 ) -> dict:
   """Prepares clips of features.
 
-    format      of the annotations: howto100m, youcook2, msrvtt, crosstask, lsmdc ...
-    features    folders of the networks, joined by commas: 2D/,3D/
-    rates       features a second of each: 1.0,1.5
+    format      of the annotations: howto100m, youcook2, msrvtt, crosstask, lsmdc,
+                univl, hero_lmdb ...
+    features    folders of the networks, joined by commas: 2D/,3D/; also LMDBs of HERO
+                and pickles, of which file.pth#2d takes one entry
+    rates       features a second of each: 1.0,1.5; auto where an LMDB's name says it
     options     of the format, "key=value,key=value"; see its file in readers/
     limit       rows of each split, 0 for all
     vocab_file  of words; else they are learned from the texts of the split train
@@ -59,13 +68,10 @@ def prepare(
     raise errors.UserError(
       f"features={features!r} with rates={','.join(rates)!r}: a rate for each folder."
     )
-  try:
-    known = [
-      feature_files.Folder(folder, float(rate))
-      for folder, rate in zip(folders, rates, strict=True)
-    ]
-  except ValueError:
-    raise errors.UserError(f"rates={','.join(rates)!r}: numbers expected.") from None
+  known = [
+    feature_stores.opened(folder, rate)
+    for folder, rate in zip(folders, rates, strict=True)
+  ]
   rows = locate.rows(format, source, given=options, files=known[0])
   return write(
     rows,
@@ -83,7 +89,7 @@ def prepare(
 
 def write(
   rows: Sequence[clip_row.ClipRow],
-  folders: Sequence[feature_files.Folder],
+  folders: Sequence,
   out,
   *,
   name: str,
@@ -94,7 +100,7 @@ def write(
   processes: int = 1,
   quiet: bool = False,
 ) -> dict:
-  """Shards of rows whose features lie in all of the folders."""
+  """Shards of rows whose features lie in all of the folders, `feature_stores`."""
   present, missing = [], 0
   for row in rows:
     found = [folder.find(row) for folder in folders]
@@ -180,7 +186,7 @@ def _widths(folders, found) -> list[int]:
   for k, folder in enumerate(folders):
     for paths in found:
       try:
-        widths.append(feature_files.load(folder.root / paths[k]).shape[1])
+        widths.append(feature_stores.load(str(folder.root), paths[k]).shape[1])
       except (ValueError, errors.UserError):
         continue
       break
@@ -201,7 +207,7 @@ def record(
   start, end, context, length = row["start"], row["end"], {}, 0.0
   for k, ((root, rate), path) in enumerate(zip(folders, row["features"], strict=True)):
     try:
-      x = feature_files.load(f"{root}/{path}")
+      x = feature_stores.load(root, path)
     except errors.UserError as error:
       raise ValueError(str(error)) from None
     if x.shape[1] != widths[k]:

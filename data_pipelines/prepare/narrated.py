@@ -8,7 +8,8 @@ Result: SequenceExamples of kind `narrated_clips`
            label/shape|colour|action (-1 if unknown)
   lists    video/frames (JPEG), video/times, caption/text, narration/text|start|end,
            step/start|end|shape|colour|action, qa/question|answer,
-           choice/question|options|answer
+           choice/question|options|answer, subject/box (x1 y1 x2 y2 in 0..1 for each of
+           video/frames, -1 where there is none; only of corpora that know it)
 and `vocab.txt`, learned from the training texts or copied.
 """
 
@@ -149,10 +150,11 @@ def record(
   try:
     duration = float(row.get("duration_s", len(frames) / rate_hz))
     context, lists, columns = told(row, classes)
+    if not 0 < duration < math.inf:
+      raise ValueError(f"duration_s is {duration}; a positive number is expected")
+    lists |= _boxes(row.get("boxes"), times, duration)
   except (KeyError, TypeError, AttributeError, OverflowError) as error:
     raise ValueError(f"malformed row: {type(error).__name__} {error}") from None
-  if not 0 < duration < math.inf:
-    raise ValueError(f"duration_s is {duration}; a positive number is expected")
   context |= {
     "key": row["key"],
     "video/height": shape[0],
@@ -192,6 +194,18 @@ def told(row: Mapping, classes: Mapping[str, list]) -> tuple[dict, dict, dict]:
     "texts_lost": lost + more_lost,
   }
   return context, lists | _extra(row, classes), columns
+
+
+def _boxes(boxes, times, duration) -> dict[str, list]:
+  """subject/box at the times of the stored frames; boxes are evenly spaced."""
+  if not boxes:
+    return {}
+  at = [min(round(t * len(boxes) / duration), len(boxes) - 1) for t in times]
+  none = [-1.0] * 4
+  found = [[float(v) for v in boxes[k]] if boxes[k] else none for k in at]
+  if any(len(box) != 4 for box in found):
+    raise ValueError("a box of the subject has not four numbers")
+  return {"subject/box": found}
 
 
 def _label(name, names, kind) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from data_pipelines import index, progress
-from data_pipelines.prepare import workers
+from data_pipelines.prepare import beam, workers
 from vlp_jax import errors
 
 PER_SHARD = 128
@@ -202,6 +202,20 @@ def _inline(tasks, out, encode, columns, update, check) -> None:
     check(make(task, out, encode, columns, count))
 
 
+def _by_beam(job, tasks, runner, out, allowed, check) -> None:
+  """The tasks by a runner of Apache Beam; what was damaged is read back from disk."""
+  try:
+    beam.run(job, tasks, runner, functools.partial(_stop, out, allowed))
+  finally:
+    check(_noted(out))  # above the budget this is the error to show
+
+
+def _stop(out, allowed) -> None:
+  at = out / BAD
+  if at.exists() and at.read_bytes().count(b"\n") > allowed:
+    raise errors.DataBudgetError(f"more than {allowed} examples are damaged.")
+
+
 def write(
   out,
   splits: Mapping[str, Sequence[Mapping]],
@@ -210,7 +224,7 @@ def write(
   columns: Sequence[str],
   settings: Mapping,
   info: Mapping,
-  processes: int = 1,
+  processes: int | str = 1,
   per_shard: int = PER_SHARD,
   dry_run: bool = False,
   quiet: bool = False,
@@ -224,7 +238,7 @@ def write(
     columns: names of the index columns.
     settings: what the bytes depend on; kept, and compared on a rerun.
     info: further entries of dataset_info.json: name, kind, licence, classes ...
-    processes: workers; 1 works in this process.
+    processes: workers; 1 works in this process. A str is a runner of Apache Beam.
     dry_run: only estimate.
   Returns: dataset_info, or the estimate of a dry run as a dict.
   Raises: UserError without examples or disk space or with other settings than before,
@@ -265,8 +279,11 @@ def write(
 
     check(_noted(out))
     with progress.bar("prepare", total, done=total - left, quiet=quiet) as update:
-      if processes > 1 and len(missing) > 1:
-        job = functools.partial(make, out=out, encode=encode, columns=columns)
+      job = functools.partial(make, out=out, encode=encode, columns=columns)
+      if isinstance(processes, str):
+        _by_beam(job, missing, processes, out, allowed, check)
+        update(left)
+      elif processes > 1 and len(missing) > 1:
         workers.run(job, missing, processes, update, check)
       else:
         _inline(missing, out, encode, columns, update, check)
@@ -298,9 +315,9 @@ def _finish(out, tasks, settings, info, quiet) -> dict:
 
 
 def _report(out, guess, missing, num, processes) -> None:
+  at_once = 1 if isinstance(processes, str) else max(1, min(processes, missing))
   print(
     f"{out}: {num - missing} of {num} shards are there; {guess.num_examples} examples "
-    f"to do, about {guess.num_bytes / 1e6:.1f} MB and "
-    f"{guess.seconds / max(1, min(processes, missing)):.0f} s",
+    f"to do, about {guess.num_bytes / 1e6:.1f} MB and {guess.seconds / at_once:.0f} s",
     file=sys.stderr,
   )

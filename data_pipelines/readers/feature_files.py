@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.readers import clip_row
 from vlp_jax import errors
-from vlp_jax.importers import read as read_lib
+from vlp_jax.formats import read as read_lib
 
 ENDINGS = (".npy", ".npz")
 

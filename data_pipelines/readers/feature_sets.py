@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipelines import crc32c, index, quarantine, records
 from vlp_jax import errors
-from vlp_jax.importers import read as read_lib
+from vlp_jax.formats import read as read_lib
 
 BLOCK = 1024  # rows of a piece of a large array
 ENDINGS = (".npy", ".npz", ".h5", ".hdf5")

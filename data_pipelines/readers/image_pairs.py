@@ -10,7 +10,8 @@ Each function takes the path of a file and yields `example.Example`s.
            rationale_choices, rationale_label}: lists of words in which a list of
            numbers points to objects. The text is the question, `more` has the rest
   refcoco  a directory with refs(unc).p (or google, umd) and instances.json; a row a
-           sentence, `more` has ref_id, ann_id and the box x1 y1 x2 y2 in pixels
+           sentence, `more` has ref_id, ann_id, the box x1 y1 x2 y2 in pixels and, if
+           told, the size (width, height) of the image
 """
 
 import pathlib
@@ -85,6 +86,7 @@ def vcr(path) -> Iterator[Example]:
       objects = row["objects"]
       more = {"objects": objects, "question": row["question"]}
       more |= {k: row[k] for k in ("answer_choices", "rationale_choices")}
+      more["img_id"] = str(row.get("img_id", ""))
       for kind in ("answer", "rationale"):
         texts = [plain(c, objects) for c in row[f"{kind}_choices"]]
         if len(texts) != 4:
@@ -112,6 +114,11 @@ def refcoco(path) -> Iterator[Example]:
   found = tables.value(at)
   try:
     boxes = {a["id"]: [float(n) for n in a["bbox"]] for a in found["annotations"]}
+    sizes = {
+      i["id"]: (i["width"], i["height"])
+      for i in found.get("images", ())
+      if "width" in i
+    }
     rows = packed.pickled(refs[0].read_bytes())
   except (OSError, *WRONG) as error:
     raise mistake(refs[0].parent, "instances.json, refs", error) from None
@@ -120,6 +127,8 @@ def refcoco(path) -> Iterator[Example]:
       x, y, w, h = boxes[row["ann_id"]]
       more = {"ref_id": row["ref_id"], "ann_id": row["ann_id"]}
       more["box"] = [x, y, x + w, y + h]
+      if row["image_id"] in sizes:
+        more["size"] = sizes[row["image_id"]]
       for s in row["sentences"]:
         key, name = str(s["sent_id"]), str(row["image_id"])
         yield Example(key, (name,), clean(s["sent"]), row["split"], more=more)

@@ -2,7 +2,8 @@
 
   <split>.jsonl   a row a clip: clip_id, video (path below the source), captions [str],
                   narrations [{start, end, text}] in s; if there, shape, colour, action,
-                  gallery, duration_s, steps, qa, choices, tags
+                  gallery, duration_s, steps, qa, choices, tags, objects [{role, boxes
+                  [[x1, y1, x2, y2] in 0..1 or null, a frame each]}]
   corpus.json     shapes, colours, actions (the classes), licence; may be missing
 
 `data_pipelines.synthetic` writes this layout. Texts that are empty or no Unicode are
@@ -17,7 +18,7 @@ from vlp_jax import errors
 
 CLASSES = {"shape": "shapes", "colour": "colours", "action": "actions"}
 KEPT = ("video", "captions", "narrations", "duration_s", "gallery", *CLASSES)
-KEPT += ("steps", "qa", "choices", "tags")  # not the boxes: large, and of no use here
+KEPT += ("steps", "qa", "choices", "tags")  # of objects the subject's boxes only
 MAX_CHARACTERS = 10_000
 
 
@@ -62,7 +63,22 @@ def _row(line: bytes, place: str, seen: set) -> dict:
   if not isinstance(key, str) or not text_of(key) or key in seen:
     return {"key": place, "error": f"clip_id {key!r} is repeated or no name"}
   seen.add(key)
-  return {"key": key} | {k: row[k] for k in KEPT if k in row}
+  boxes = subject_boxes(row)
+  found = {"key": key} | {k: row[k] for k in KEPT if k in row}
+  return found | ({"boxes": boxes} if boxes else {})
+
+
+def subject_boxes(row) -> list:
+  """Box of the subject, the thing that sounds, in each frame; None where there is none.
+
+  Long videos have several subjects, one after the other. [] where the row names none.
+  """
+  things = row.get("objects")
+  things = things if isinstance(things, list) else []
+  things = [o for o in things if isinstance(o, dict) and o.get("role") == "subject"]
+  tracks = [o["boxes"] for o in things if isinstance(o.get("boxes"), list)]
+  frames = zip(*tracks, strict=False)
+  return [next((box for box in boxes if box is not None), None) for boxes in frames]
 
 
 def classes(corpus, splits) -> dict[str, list[str]]:

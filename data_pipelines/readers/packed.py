@@ -5,6 +5,7 @@ Objects, which it would unpickle, are refused; so is what else could run code, a
 header is believed beyond the bytes that are there. Damage is a ValueError.
 """
 
+import functools
 import io
 import math
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vlp_jax import errors
+from vlp_jax.formats import numpy_file, pickles
 
 MAX_UNPACKED = 1 << 26  # bytes of one LZ4 frame: texts
 
@@ -102,8 +104,6 @@ def npz(data: bytes, *, scalars: bool = False) -> dict[str, np.ndarray]:
 
   Raises: ValueError on damage, or for an array of objects.
   """
-  from vlp_jax.importers.formats import numpy_file  # it takes jax along
-
   damage = (zipfile.BadZipFile, zlib.error, struct.error, OSError, ValueError)
   damage += (RuntimeError, NotImplementedError, EOFError, KeyError, SyntaxError)
   try:
@@ -119,8 +119,6 @@ def npy(data: bytes) -> np.ndarray:
 
   Raises: ValueError on damage, or for an array of objects.
   """
-  from vlp_jax.importers.formats import numpy_file
-
   try:
     return numpy_file.array(io.BytesIO(data), len(data), "the .npy")
   except (errors.UserError, ValueError, SyntaxError, EOFError) as error:
@@ -130,24 +128,63 @@ def npy(data: bytes) -> np.ndarray:
 def pickled(data: bytes):
   """The object of a pickle of arrays, numbers, texts, lists and dicts; no code runs.
 
+  Arrays of objects become lists of what they hold, by the same rule.
   Raises: ValueError on damage, or if it names anything else.
   """
-  from vlp_jax.importers.formats import pickles
+  return unpickled(io.BytesIO(data), "the pickle")
 
-  def plain(x, depth=0):
-    if depth > 32:
-      raise ValueError("a pickle nested deeper than 32")
-    if isinstance(x, pickles.Array):
-      return x.value
-    if isinstance(x, Mapping):
-      return {plain(k, depth + 1): plain(v, depth + 1) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-      return [plain(v, depth + 1) for v in x]
-    if isinstance(x, bytes | bytearray | str | int | float | None):
-      return x
-    raise ValueError(f"a pickle with a {type(x).__name__}")
 
+def unpickled(file, name: str):
+  """`pickled` of an open file."""
   try:
-    return plain(pickles.load(io.BytesIO(data), "the pickle"))
+    return _plain(pickles.load(file, name, known=_names()))
   except errors.UserError as error:
     raise ValueError(str(error).strip(" .")) from None
+
+
+class _Kind(pickles.Dtype):
+  """A numpy dtype that may also be of objects."""
+
+  __slots__ = ()
+
+  def checked(self):
+    return self if self.text in ("O", "O8") else super().checked()
+
+
+class _Listed(pickles.Array):
+  """A numpy array; one of objects is the list that the pickle holds."""
+
+  __slots__ = ()
+
+  def build(self, state):
+    _, shape, dtype, _, held = state
+    if dtype.text not in ("O", "O8"):
+      return super().build(state)
+    if not isinstance(held, list) or tuple(shape) != (len(held),):
+      raise errors.UserError(f"an array of objects of shape {shape}; lists are read.")
+    self.value = held
+    return self
+
+
+@functools.cache
+def _names() -> dict:
+  """Stand-ins as for weights, and arrays of objects as the lists that they are."""
+  known = pickles.names() | {("numpy", "dtype"): pickles.Function(_Kind)}
+  for core in ("numpy.core", "numpy._core"):
+    known[f"{core}.multiarray", "_reconstruct"] = pickles.Function(_Listed)
+  return known
+
+
+def _plain(x, depth=0):
+  if depth > 32:
+    raise ValueError("a pickle nested deeper than 32")
+  if isinstance(x, pickles.Array):
+    x = x.value
+    return x if isinstance(x, np.ndarray) else _plain(x, depth + 1)
+  if isinstance(x, Mapping):
+    return {_plain(k, depth + 1): _plain(v, depth + 1) for k, v in x.items()}
+  if isinstance(x, list | tuple):
+    return [_plain(v, depth + 1) for v in x]
+  if isinstance(x, bytes | bytearray | str | int | float | None):
+    return x
+  raise ValueError(f"a pickle with a {type(x).__name__}")

@@ -8,7 +8,7 @@ A reader of region features is a module `data_pipelines/readers/<format>.py` wit
     read(name, place) -> Image  ValueError that names the image if it is damaged
 
 Formats: bua_tsv, lxmert_tsv, uniter_lmdb, vilbert_lmdb, oscar_tsv, vlp_h5, vlbert_json,
-boxes_npz, npz. What a file does not tell stays None; nothing is invented.
+boxes_npz, npz, panorama_tsv. What a file does not tell stays None; nothing is invented.
 """
 
 import functools
@@ -21,7 +21,10 @@ import numpy as np
 from vlp_jax import errors, resolve
 
 FORMATS = ("bua_tsv", "lxmert_tsv", "uniter_lmdb", "vilbert_lmdb", "oscar_tsv")
-FORMATS += ("vlp_h5", "vlbert_json", "boxes_npz", "npz")
+FORMATS += ("vlp_h5", "vlbert_json", "boxes_npz", "npz", "panorama_tsv")
+# Of an image, one row a region.
+ARRAYS = ("features", "boxes", "objects", "attributes", "conf", "attribute_conf")
+ARRAYS += ("probs", "angles")
 TOLERANCE = 1e-3  # of boxes beyond 0..1: rounded pixels; they are clipped
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -31,7 +34,8 @@ class Image(NamedTuple):
 
   features: [R, D] float16, finite. boxes: [R, 7] float32, x1 y1 x2 y2 w h area in 0..1.
   objects, attributes: [R] int32 from 1 on (0 = background, none). conf, attribute_conf:
-  [R] float32 of these. probs: [R, C] float16, index 0 = background. width, height:
+  [R] float32 of these. probs: [R, C] float16, index 0 = background. angles: [R, 2]
+  float32 heading and elevation in radians, of regions of a panorama. width, height:
   pixels. tags: class names. caption: where features and captions lie in one record.
   """
 
@@ -47,6 +51,7 @@ class Image(NamedTuple):
   height: float | None = None
   tags: tuple[str, ...] = ()
   caption: str = ""
+  angles: np.ndarray | None = None
 
 
 def encode_boxes(boxes, size=None, *, tolerance: float = TOLERANCE) -> np.ndarray:
@@ -103,7 +108,7 @@ def make(
     pixels: whether `boxes` are.
     objects, attributes, conf, attribute_conf, probs: as in `Image`; without `objects`,
       the class of `probs` with the highest score but the background's.
-    **more: tags, caption.
+    **more: tags, caption, angles.
   Raises: ValueError that names the image: no regions, other lengths, NaN, boxes
     outside.
   """
@@ -178,9 +183,7 @@ def select(
       num = count(image.conf, conf_th=conf_th, **sizes)
     best = np.argsort(-image.conf, kind="stable")[: min(num, max_regions)]
     keep = np.sort(best)
-  arrays = ("features", "boxes", "objects", "attributes", "conf", "attribute_conf")
-  arrays += ("probs",)
-  parts = {k: getattr(image, k) for k in arrays}
+  parts = {k: getattr(image, k) for k in ARRAYS}
   return image._replace(**{k: v[keep] for k, v in parts.items() if v is not None})
 
 
@@ -203,6 +206,8 @@ def entries(image: Image, prefix: str = "regions") -> dict[str, bytes | int]:
     arrays["attribute_conf"] = (image.attribute_conf, "<f4")
   if image.probs is not None:
     arrays["probs"] = (image.probs, "<f2")
+  if image.angles is not None:
+    arrays["angles"] = (image.angles, "<f4")
   out = {f"{prefix}/{k}": v.astype(kind).tobytes() for k, (v, kind) in arrays.items()}
   return out | {f"{prefix}/num": num, f"{prefix}/dim": image.features.shape[1]}
 

@@ -17,7 +17,7 @@ from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
 PREFIX = "synthetic/"
-VERSION = 1  # raised when a twin changes
+VERSION = 2  # raised when a twin changes
 
 
 def _narrated(out: pathlib.Path) -> None:

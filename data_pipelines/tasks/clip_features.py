@@ -42,7 +42,8 @@ LISTS = {
 }
 
 
-def _parser(num: int):
+def parser(num: int):
+  """record -> dict of tensors, of records with so many networks."""
   context = {
     "key": tf.io.FixedLenFeature([], tf.string, ""),
     "duration_s": tf.io.FixedLenFeature([], tf.float32),
@@ -122,6 +123,32 @@ def _place(share, num):
   return tf.minimum(tf.cast(share * tf.cast(num, tf.float32), tf.int32), num - 1)
 
 
+def arrays(x, widths) -> list[tf.Tensor]:
+  """[n, D] float32 of each network, checked."""
+  out = []
+  for k, width in enumerate(widths):
+    flat = tf.io.decode_raw(x[f"features/{k}/data"], tf.float16)
+    fits = x[f"features/{k}/width"] == width
+    definition.require(fits, f"features {k} are not {width} wide", x)
+    num = tf.cast(x[f"features/{k}/num"], tf.int32)
+    one = tf.ensure_shape(tf.reshape(flat, [num, width]), [None, width])
+    out.append(tf.cast(one, tf.float32))
+  joined = [tf.reduce_all(tf.math.is_finite(one)) for one in out]
+  definition.require(tf.reduce_all(joined), "features are not finite", x)
+  return out
+
+
+def caption(x, tokenize, vocab, max_words: int, *, draw: int | None) -> dict:
+  """text_ids, text_mask [L] of one caption: by that draw, or the one of `sub`."""
+  num = tf.size(x["caption/text"])
+  definition.require(num > 0, "no captions", x)
+  at = tf.cast(x["sub"], tf.int32)
+  if draw is not None:
+    at = _place(_uniform(x, draw, []), num)
+  ids, mask = text_lib.pad(tokenize(x["caption/text"][at][None]), vocab, max_words)
+  return x | {"text_ids": ids[0], "text_mask": mask[0]}
+
+
 def define(
   table: index.Table,
   info: Mapping,
@@ -164,26 +191,13 @@ def define(
   if not networks:
     raise UserError(f"{table.dir} holds no features: kind {info.get('kind')!r}.")
   widths = [int(network["width"]) for network in networks]
-  parse, tokenize = _parser(len(widths)), vocab and text_lib.tokenizer(vocab)
+  parse, tokenize = parser(len(widths)), vocab and text_lib.tokenizer(vocab)
   length = {"pairs": pairs, "clip": 1, "seconds": max_seconds}[unit]
-
-  def features(x):
-    out = []
-    for k, width in enumerate(widths):
-      flat = tf.io.decode_raw(x[f"features/{k}/data"], tf.float16)
-      fits = x[f"features/{k}/width"] == width
-      definition.require(fits, f"features {k} are not {width} wide", x)
-      num = tf.cast(x[f"features/{k}/num"], tf.int32)
-      one = tf.ensure_shape(tf.reshape(flat, [num, width]), [None, width])
-      out.append(tf.cast(one, tf.float32))
-    joined = [tf.reduce_all(tf.math.is_finite(one)) for one in out]
-    definition.require(tf.reduce_all(joined), "features are not finite", x)
-    return out
 
   def pool(x, start, end, *, whole=False):
     """[P, D] of clips [P] in s."""
     parts = []
-    for k, one in enumerate(features(x)):
+    for k, one in enumerate(arrays(x, widths)):
       rate = x[f"features/{k}/rate_hz"]
       first = tf.cast(start * rate, tf.int32)
       last = tf.cast(end * rate, tf.int32) + (0 if whole else 1)
@@ -223,14 +237,9 @@ def define(
       "clips_times": tf.ensure_shape(tf.stack([start, end], axis=1), [length, 2]),
     }
 
-  def caption(x):
-    num = tf.size(x["caption/text"])
-    definition.require(num > 0, "no captions", x)
-    at = tf.cast(x["sub"], tf.int32)
-    if train:
-      at = _place(_uniform(x, _CAPTION, []), num)
-    ids, mask = text_lib.pad(tokenize(x["caption/text"][at][None]), vocab, max_words)
-    return x | {"text_ids": ids[0], "text_mask": mask[0]}
+  def words_of(x):
+    draw = _CAPTION if train else None
+    return caption(x, tokenize, vocab, max_words, draw=draw)
 
   run = [definition.one_to_one(clips)]
   shapes = {
@@ -243,7 +252,7 @@ def define(
     size = (pairs, max_words)
     shapes |= {f"narration_{k}": (size, dtype) for k, dtype in words.items()}
   if text == "caption":
-    run.append(definition.one_to_one(caption))
+    run.append(definition.one_to_one(words_of))
     shapes |= {f"text_{k}": ((max_words,), dtype) for k, dtype in words.items()}
   record, sub = _rows(table, table.select(where or {}), train, unit, text)
   queries = text == "caption" and not train

@@ -6,7 +6,7 @@ with `video/frames`, `video/times`, `narration/*`, `caption/text`, `audio/pcm`, 
 Batch keys: video_frames [B, T, H, W, 3] uint8, video_mask [B, T], video_times [B, T]
 s; audio_samples [B, S] int16, audio_mask [B, S]; narration_ids, _mask [B, K, L] or
 text_ids, _mask [B, L]; label_shape, label_colour, label_action, label_gallery [B];
-example_id, group_id, example_mask [B].
+label_box [B, T, 4]; example_id, group_id, example_mask [B].
 
 example_id and group_id are the clip's place in its split, before any filter. In
 evaluation the windows of a clip are rows of the same ids; with text="caption" each
@@ -23,7 +23,7 @@ from data_pipelines.tasks import definition, text
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
-FIELDS = ("video", "audio", "label")
+FIELDS = ("video", "audio", "label", "box")
 LABELS = ("shape", "colour", "action")
 # Draws of one example; each folds its number into the example's seed.
 _START, _CROP, _FLIP, _CAPTION, _SHUFFLE = range(5)
@@ -53,6 +53,7 @@ LISTS = {
   "narration/text": _many(tf.string),
   "narration/start": _many(tf.float32),
   "narration/end": _many(tf.float32),
+  "subject/box": tf.io.FixedLenSequenceFeature([4], tf.float32, allow_missing=True),
 }
 
 
@@ -98,12 +99,26 @@ def nearest_narrations(start, end, centre, count):
 class _Steps:
   """The preprocessors: each takes and returns one example."""
 
-  def __init__(self, *, train, num_frames, frame_rate, size, windows, flip, pad, loop):
+  def __init__(
+    self,
+    *,
+    train,
+    num_frames,
+    frame_rate,
+    size,
+    windows,
+    flip,
+    pad,
+    loop,
+    crops=1,
+    audio_s=None,
+  ):
     self.train, self.num_frames, self.frame_rate = train, num_frames, frame_rate
-    self.loop = loop
+    self.loop, self.crops = loop, crops
     self.size, self.windows, self.flip = size, windows, flip
     self.pad = pad if train else 0
     self.span_s = num_frames / frame_rate
+    self.audio_s = audio_s or self.span_s
 
   def sample(self, x):
     """When: `at` [T] stored frames nearest to an even grid, `real` [T], `start_s`."""
@@ -111,13 +126,14 @@ class _Steps:
     num = tf.size(x["video/frames"])
     definition.require((num > 0) & (num == tf.size(times)), "no frames or times", x)
     end = times[-1] + 1 / x["video/rate_hz"]
-    slack = tf.maximum(end - times[0] - self.span_s, 0.0)
+    longest = max(self.span_s, self.audio_s)
+    slack = tf.maximum(end - times[0] - longest, 0.0)
     if self.train:
       share = tf.random.stateless_uniform([], _seed(x, _START))
     elif self.windows == 1:
       share = 0.5
     else:
-      share = tf.cast(x["sub"], tf.float32) / (self.windows - 1)
+      share = tf.cast(x["sub"] // self.crops, tf.float32) / (self.windows - 1)
     start = times[0] + share * slack
     grid = tf.range(self.num_frames, dtype=tf.float32) / self.frame_rate
     if self.loop:  # a clip shorter than the span starts anew; 1e-4 against rounding
@@ -138,6 +154,11 @@ class _Steps:
       places = room + 1 + 2 * self.pad
       corner = tf.cast(share * tf.cast(places, tf.float32), tf.int32)
       corner = tf.minimum(corner, places - 1) - self.pad
+    elif self.crops > 1:  # along the longer side, the middle of the other
+      share = tf.cast(x["sub"] % self.crops, tf.float32) / (self.crops - 1)
+      along = tf.cast(tf.round(share * tf.cast(room, tf.float32)), tf.int32)
+      tall = room[0] > room[1]
+      corner = tf.where(tf.stack([tall, ~tall]), along, room // 2)
     else:
       corner = room // 2
     # What of the crop lies inside the frame is decoded, the rest is its mirror image.
@@ -165,10 +186,28 @@ class _Steps:
     shape = self.num_frames, self.size, self.size, 3
     seen = tf.where(x["real"], tf.gather(x["video/times"], x["at"]), 0.0)
     return x | {
+      "corner": corner,
       "video_frames": tf.ensure_shape(frames, shape),
       "video_mask": tf.ensure_shape(x["real"], shape[:1]),
       "video_times": tf.ensure_shape(seen, shape[:1]),
     }
+
+  def box(self, x):
+    """label_box [T, 4]: of the subject, in 0..1 of the crop.
+
+    What lies outside of it is cut off; -1 where the frame or the subject is missing.
+    """
+    boxes = x["subject/box"]
+    known = tf.shape(boxes)[0] == tf.size(x["video/frames"])
+    definition.require(known, "no boxes of the subject", x)
+    sides = tf.cast(tf.stack([x["video/width"], x["video/height"]]), tf.float32)
+    corner = tf.cast(x["corner"][::-1], tf.float32)
+    boxes = tf.gather(boxes, x["at"])
+    real = x["real"] & tf.reduce_all(boxes >= 0, 1)
+    boxes = boxes * tf.tile(sides, [2]) - tf.tile(corner, [2])
+    boxes = tf.clip_by_value(boxes / self.size, 0.0, 1.0)
+    boxes = tf.where(real[:, None], boxes, -1.0)
+    return x | {"label_box": tf.ensure_shape(boxes, [self.num_frames, 4])}
 
   def shuffle(self, x):
     """Frames in a random order, times as they were: a control without motion."""
@@ -177,8 +216,8 @@ class _Steps:
     return x | {"video_frames": tf.gather(x["video_frames"], order)}
 
   def sound(self, x, *, rate_hz):
-    """The samples of the window of the frames; silence is real, absence is not."""
-    length = round(self.span_s * rate_hz)
+    """The samples from the first frame on; silence is real, absence is not."""
+    length = round(self.audio_s * rate_hz)
     pcm = tf.io.decode_raw(x["audio/pcm"], tf.int16)
     same = (tf.size(pcm) == 0) | (tf.abs(x["audio/rate_hz"] - rate_hz) < 0.5)
     definition.require(same, f"sound is not of {rate_hz} Hz", x)
@@ -228,13 +267,13 @@ def _named(fn, **keywords):
   return definition.one_to_one(step)
 
 
-def _stored(table, size):
-  """(rate Hz, sound rate Hz or 0) of the first good records; checks the frame size."""
+def _stored(table, size, *, box=False):
+  """(rate Hz, sound rate Hz or 0) of the first good records; checks size and boxes."""
   keys = ("video/height", "video/width", "video/rate_hz", "audio/rate_hz")
 
   def head(record):
     x = parse(record)
-    return {k: x[k] for k in keys}
+    return {k: x[k] for k in keys} | {"boxes": tf.shape(x["subject/box"])[0]}
 
   found = next(read.scan(table, head, batch=64), None)
   if found is None:
@@ -244,6 +283,11 @@ def _stored(table, size):
     raise UserError(
       f"input.size={size}, but {table.dir} stores frames of {width}x{height} (width x "
       f"height). Set it to at most {min(height, width)}, or prepare again."
+    )
+  if box and not found["boxes"].any():
+    raise UserError(
+      f"input.fields has box; {table.dir} ({table.split}) does not say where the "
+      "subject is. Generated clips do: prepare them again, in a new directory."
     )
   return float(found[keys[2]][0]), float(found[keys[3]].max())
 
@@ -272,6 +316,7 @@ def define(
   frame_rate: float | None = None,
   size: int = 64,
   windows: int = 1,
+  crops: int = 1,
   flip: bool = False,
   pad: int = 0,
   short: str = "black",
@@ -279,13 +324,15 @@ def define(
   max_words: int = 16,
   shuffle_frames: bool = False,
   audio_hz: int | None = None,
+  audio_s: float | None = None,
   where: Mapping | None = None,
 ) -> definition.Definition:
   """The task over one split.
 
   Args:
     vocab: of `data_pipelines.vocabularies`; may be None with text="none".
-    fields: what is decoded of video, audio, label.
+    fields: what is decoded of video, audio, label; in evaluation also box, where the
+      subject is, of corpora that know it.
     text: "narration" (K candidates), "caption" or "none".
     num_frames: T.
     short: what follows the end of a clip shorter than T / frame_rate: "black", frames
@@ -295,6 +342,8 @@ def define(
     size: side of the square crop, random in training, else the centre. Frames are not
       resized on the host.
     windows: in evaluation, evenly spaced over the clip, each a row; 1 is the centre.
+    crops: in evaluation, of each window, evenly spaced along the longer side, each a
+      row; 1 is the centre.
     flip: mirror half of the clips in training.
     pad: in training the crop may reach so many pixels beyond the frame, where it shows
       the frame mirrored.
@@ -302,6 +351,8 @@ def define(
     shuffle_frames: in evaluation, frames in random order, as a control.
     audio_hz: the sampling rate that the model wants; sound stored at another one is
       refused. None takes what is stored.
+    audio_s: seconds of sound from the first frame on, which may be more than the frames
+      span (BraVe's broad view); None for their span.
     where: {column: value or list} of the index, e.g. {"gallery": 0}.
   Raises: UserError on a bad keyword, or frames smaller than `size`.
   """
@@ -316,13 +367,19 @@ def define(
     raise UserError(f"input.short={short!r}. Known: black, loop.")
   if train and (windows != 1 or shuffle_frames):
     raise UserError("input: windows and shuffle_frames are for evaluation only.")
+  moved = train or shuffle_frames or crops != 1
+  if "box" in fields and (moved or "video" not in fields):
+    raise UserError("input.fields: box is for evaluation, beside video in its order.")
   if text == "caption" and windows != 1:
     raise UserError("input: a row is a caption or a window; windows needs other text.")
-  if min(num_frames, size, windows, candidates, max_words) < 1 or pad < 0:
+  if min(num_frames, size, windows, crops, candidates, max_words) < 1 or pad < 0:
     raise UserError("input: sizes and counts must be positive.")
+  if audio_s is not None and audio_s <= 0:
+    raise UserError(f"input.audio_s={audio_s}; it must be positive, in seconds.")
   if pad > size // 2:
     raise UserError(f"input.pad={pad} is over half of the crop, size={size}.")
-  rate_hz, sound_hz = _stored(table, size if "video" in fields else None)
+  box = "box" in fields
+  rate_hz, sound_hz = _stored(table, size if "video" in fields else None, box=box)
   if frame_rate is not None and frame_rate <= 0:
     raise UserError(f"input.frame_rate={frame_rate}; it must be positive, in Hz.")
   if "audio" in fields and not sound_hz:
@@ -341,15 +398,18 @@ def define(
     frame_rate=frame_rate or rate_hz,
     size=size,
     windows=windows,
+    crops=crops,
     flip=flip,
     pad=pad,
     loop=short == "loop",
+    audio_s=audio_s if "audio" in fields else None,
   )
   run, shapes = _compose(
     steps, fields, text, vocab, candidates, max_words, shuffle_frames, sound_hz
   )
   keep = table.select(where or {})
-  record, sub = _rows(table, keep, train=train, mode=text, windows=windows)
+  parts = windows * crops
+  record, sub = _rows(table, keep, train=train, mode=text, windows=parts)
   queries = text == "caption" and not train
 
   def finish(x, length):
@@ -378,9 +438,12 @@ def _compose(steps, fields, mode, vocab, candidates, max_words, shuffle, sound_h
     shapes["video_times"] = frames[:1], tf.float32
     if shuffle:
       run.append(_named(steps.shuffle))
+  if "box" in fields:
+    run.append(_named(steps.box))
+    shapes["label_box"] = (steps.num_frames, 4), tf.float32
   if "audio" in fields:
     run.append(_named(steps.sound, rate_hz=sound_hz))
-    length = (round(steps.span_s * sound_hz),)
+    length = (round(steps.audio_s * sound_hz),)
     shapes |= {"audio_samples": (length, tf.int16), "audio_mask": (length, tf.bool)}
   if mode == "narration":
     words = text.tokenizer(vocab)

@@ -5,6 +5,7 @@ Records are those of `data_pipelines.prepare sounds`: `audio/pcm`, `audio/rate_h
 
 Batch keys: audio_samples [B, S] int16, audio_mask [B, S]; label [B] int32 (-1 unknown)
 or, with `num_classes`, [B, C] float32 of zeros and ones; text_ids, text_mask [B, L];
+label_fold, label_speaker, label_group [B] int32, numbers of the index (-1 unknown);
 example_id, group_id, example_mask [B].
 
 In training a window begins anywhere it fits, drawn from the example's seed. In
@@ -31,6 +32,7 @@ _KNOWN = {
   "text": ("none", "caption"),
 }
 _START, _CAPTION = range(2)  # draws of one example
+NUMBERED = {"fold", "speaker", "group"}  # columns of the index
 
 CONTEXT = {
   "key": tf.io.FixedLenFeature([], tf.string, ""),
@@ -191,8 +193,10 @@ def define(
   def finish(x, _):
     row = x.pop("row")
     mine = np.where(row < 0, 0, record[row]).astype(np.int32)
+    for name in NUMBERED & table.columns.keys():
+      x[f"label_{name}"] = table.columns[name][mine].astype(np.int32)
     if label == "speaker":
-      x["label"] = table.columns["speaker"][mine].astype(np.int32)
+      x["label"] = x["label_speaker"]
     return x | definition.ids(row, mine, queries)
 
   return definition.one_shape(

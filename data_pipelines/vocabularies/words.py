@@ -16,6 +16,7 @@ from etils import epath
 from data_pipelines.vocabularies import files, word_vectors
 from vlp_jax import vocab
 from vlp_jax.errors import UserError
+from vlp_jax.formats import read as read_lib
 
 KIND = "words"
 WORD = re.compile(r"[\w']+")
@@ -102,9 +103,7 @@ def _read(file: str) -> list[str]:
   path = epath.Path(file)
   if not path.is_file():
     raise UserError(f"word dictionary {path} is missing; give the path of a file.")
-  from vlp_jax.importers import read  # imports jax, which text files do not need
-
-  array = read.npy(path)
+  array = read_lib.npy(path)
   if array.ndim != 1 or array.dtype.kind not in "US":
     raise UserError(f"{path} holds {array.dtype}{list(array.shape)}; expected [V] str.")
   return [w.decode() if isinstance(w, bytes) else w for w in array.tolist()]

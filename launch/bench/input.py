@@ -69,7 +69,7 @@ def regions(dir, num: int, *, dim: int = 2048, few: bool = False) -> dict:
       }
       writer.write(k % 4, records.encode(context))
   index.write_info(dir, {"name": "bench", "kind": "regions", "splits": ["train"]})
-  return {"task": "nlvr", "dir": str(dir), "split": "train"}
+  return {"task": "text_regions", "dir": str(dir), "split": "train"}
 
 
 def clips(dir, num: int) -> dict:

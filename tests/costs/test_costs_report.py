@@ -56,7 +56,7 @@ def config(variant="mu", *, rows=32, micro=1, optimizer="adamw", mesh=None, **mo
     model=dict(name="uniter", variant=variant, **model),
     vocab=VOCAB,
     tasks=dict(mlm=dict(objective="masked:mlm", max_masked=4)),
-    input=dict(task="nlvr", rows=rows, max_tokens=14, max_regions=12),
+    input=dict(task="text_regions", rows=rows, max_tokens=14, max_regions=12),
     optim=dict(name=optimizer, lr=1e-3),
     mesh=mesh or {},
     micro=micro,
@@ -210,7 +210,7 @@ def test_what_shapes_lack_is_named():
     inputs.batch(model, dict(max_words=4, max_regions=4))
   with pytest.raises(UserError, match="holds 2 rows of 8, fewer than 8"):
     inputs.batch(model, dict(tokens=16, max_words=4, max_regions=4))
-  made = inputs.batch(model, dict(task="nlvr", tokens=16_200), shards=16)
+  made = inputs.batch(model, dict(task="text_regions", tokens=16_200), shards=16)
   assert made["text_ids"].shape == (96, 62)  # 60 words, [CLS], [SEP]
   assert made["regions_features"].shape == (96, 100, 16)
   assert made["fuse_index"].shape == (96, 162)

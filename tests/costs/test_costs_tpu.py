@@ -17,7 +17,7 @@ def get_config(arg=None):
     model=dict(name="uniter", variant="mu", dtype="bfloat16"),
     vocab=dict(size=200, cls_id=2, sep_id=3, mask_id=4, special_ids=special),
     tasks=dict(mrfr=dict(objective="masked:mrfr")),
-    input=dict(task="nlvr", rows=16, max_tokens=14, max_regions=12),
+    input=dict(task="text_regions", rows=16, max_tokens=14, max_regions=12),
     optim=dict(name="sgd", lr=1e-3),
     total_steps=10,
   )

@@ -23,7 +23,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
   at = shards.statements(tmp_path_factory.mktemp("texts"), TEXTS)
-  return {"task": "nlvr", "dir": str(at), "split": "train"}
+  return {"task": "text_regions", "dir": str(at), "split": "train"}
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +218,15 @@ def test_short_clips_end_in_frames_that_are_not_real(clips):
   assert not batch["video_frames"][:, 12:].any()
 
 
+def test_sound_may_go_on_behind_the_frames(clips):
+  given = {**clips, "rows": 4, "text": "none", "fields": ("video", "audio")}
+  read = lambda **more: next(iter(batches.evaluation({**given, **more})))
+  short, long = read(num_frames=2, audio_s=2.0), read(num_frames=8)  # 4 frames a second
+  np.testing.assert_array_equal(short["audio_samples"], long["audio_samples"])
+  assert short["audio_samples"].shape == (4, 160)
+  np.testing.assert_array_equal(short["video_frames"], long["video_frames"][:, :2])
+
+
 def test_captions_as_queries_and_in_training(clips):
   given = {**clips, "text": "caption", "fields": ()}
   vocab = shards.dictionary()
@@ -258,6 +267,7 @@ def test_captions_as_queries_and_in_training(clips):
     ({"where": {"gallery": 7}}, "passes the filters"),
     ({"text": "caption"}, "needs a vocabulary"),
     ({"fields": ("audio",), "audio_hz": 16_000}, "stores sound at 80 Hz"),
+    ({"fields": ("audio",), "audio_s": 0.0}, "audio_s=0.0; it must be positive"),
   ],
 )
 def test_mistakes_are_one_line(clips, change, message):

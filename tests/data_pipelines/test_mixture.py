@@ -77,7 +77,7 @@ def given(tmp_path_factory):
     "first": dict(dir=str(dirs[0]), rate=2),
     "second": dict(dir=str(dirs[1]), rate=1, pack=64),
   }
-  return dict(task="nlvr", split="train", rows=4, mixture=members)
+  return dict(task="text_regions", split="train", rows=4, mixture=members)
 
 
 def test_a_mixture_of_data_sets_by_config(given):
@@ -112,7 +112,7 @@ def test_a_mixture_of_data_sets_by_config(given):
   ],
 )
 def test_mistakes_are_one_line(members, message):
-  given = dict(task="nlvr", dir="y", split="train", rows=4, mixture=members)
+  given = dict(task="text_regions", dir="y", split="train", rows=4, mixture=members)
   with pytest.raises(errors.UserError, match=message) as caught:
     batches.build(given)
   assert "\n" not in str(caught.value)

@@ -119,7 +119,7 @@ def test_too_short_rows_and_bad_keywords_are_user_errors(tmp_path):
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
   at = shards.statements(tmp_path_factory.mktemp("packed"), TEXTS)
-  return {"task": "nlvr", "dir": str(at), "split": "train"}
+  return {"task": "text_regions", "dir": str(at), "split": "train"}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,13 @@ def test_a_damaged_example_is_replaced_or_leaves_its_places_empty(tmp_path):
   table = index.load(at, "train")
   for record in (3, 40):
     shards.flip(table, record, at=60)
-  given = {"task": "nlvr", "dir": str(at), "split": "train", "rows": 4, "pack": 32}
+  given = {
+    "task": "text_regions",
+    "dir": str(at),
+    "split": "train",
+    "rows": 4,
+    "pack": 32,
+  }
   made = batches.build(given, vocab=shards.pieces())
   used = []
   for batch in shards.take(made, 8):  # two epochs

@@ -106,9 +106,11 @@ def streamed(files, tmp_path_factory):
     shard = out / index.shard_name("train", 0, 1)
     shard.rename(whole / name)
     pathlib.Path(index.index_path(shard)).rename(index.index_path(whole / name))
-  (out / index.INFO).rename(whole / index.INFO)
+  told = json.loads((out / index.INFO).read_text())
+  del told["regions_fields"]  # of the last case only; here the fields of all are read
+  (whole / index.INFO).write_text(json.dumps(told))
   vocab = vocabularies.build({"name": "wordpiece", "file": str(files / "vocab.txt")})
-  given = dict(task="nlvr", dir=str(whole), split="train", rows=4)
+  given = dict(task="text_regions", dir=str(whole), split="train", rows=4)
   made = list(batches.evaluation(given, vocab=vocab))
   found = {}
   for case, batch in zip(infos, made, strict=True):
@@ -163,7 +165,7 @@ def test_each_format_reaches_a_training_step(case, streamed):
 def test_the_training_stream_reads_it(files, tmp_path):
   out, _ = prepared("lxmert_tsv", files, tmp_path)
   vocab = vocabularies.build({"name": "wordpiece", "file": str(files / "vocab.txt")})
-  given = dict(task="nlvr", dir=str(out), split="train", tokens=128)
+  given = dict(task="text_regions", dir=str(out), split="train", tokens=128)
   given |= dict(fields=("regions_attributes",))
   batch = next(batches.build(given, vocab=vocab))
   assert batch["regions_attributes"].max() == max(

@@ -266,7 +266,7 @@ def test_the_default_budget_is_a_hundred_or_one_in_a_thousand(small):
 def test_the_task_of_seqio_gives_what_the_reader_reads(tmp_path):
   """The reader composes the preprocessors; seqio chains them over data sets."""
   at = shards.statements(tmp_path / "texts", 5)
-  given = {"task": "nlvr", "dir": str(at), "split": "train", "rows": 5}
+  given = {"task": "text_regions", "dir": str(at), "split": "train", "rows": 5}
   exam = batches.evaluation(given, vocab=shards.pieces())
   (batch,) = exam
   definition = exam._source.definition

@@ -1,4 +1,4 @@
-"""Makes the weight files that `tests/importers/test_importers_read.py` opens.
+"""Makes the weight files that `tests/formats/test_formats_read.py` opens.
 
   python tests/golden/make_weight_files.py torch        (torch 2.13.0, numpy)
   python tests/golden/make_weight_files.py tensorflow   (tensorflow 2.21)

@@ -13,10 +13,10 @@ from tests import helpers
 from tests.reference import haiku
 from vlp_jax import importers
 from vlp_jax import state as state_lib
+from vlp_jax.formats import read as read_lib
 from vlp_jax.importers import deflate
 from vlp_jax.importers import mmv as importer
 from vlp_jax.importers import r2plus1d as xdc
-from vlp_jax.importers import read as read_lib
 from vlp_jax.models import deflated, mmv
 from vlp_jax.objectives import deflation
 from vlp_jax.towers import r2plus1d, s3d, tsm_resnet

@@ -131,3 +131,20 @@ def test_mistakes_are_named():
     logmel.log_mel(x, settings=TINY, method="dct")
   with pytest.raises(ValueError, match="'db'"):
     logmel.log_mel(x, settings=dataclasses.replace(TINY, log="db"))
+
+
+def test_normalise_is_over_real_frames():
+  rng = np.random.default_rng(8)
+  x, lengths = rng.normal(3, 2, size=(3, 10, 4)).astype(np.float32), (10, 6, 0)
+  mask = np.arange(10) < np.array(lengths)[:, None]
+  for kind, axes in (("example", (0, 1)), ("bins", (0,))):
+    got = np.asarray(logmel.normalise(jnp.asarray(x), jnp.asarray(mask), kind))
+    for row, n in enumerate(lengths):
+      assert not got[row, n:].any()
+      if n:
+        part = x[row, :n].astype(np.float64)
+        spread = np.sqrt(part.var(axes, keepdims=True) + 1e-5)
+        want = (part - part.mean(axes, keepdims=True)) / spread
+        np.testing.assert_allclose(got[row, :n], want, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match="normalise is 'bin'"):
+    logmel.normalise(x, mask, "bin")

@@ -200,8 +200,8 @@ def test_others_refuse_by_name(both, objective, words):
 @pytest.mark.parametrize(
   "given",
   [
-    dict(task="nlvr", dir="x", rows=8, pack=64),
-    dict(task="nlvr", rows=8, mixture={"a": dict(dir="x", pack=64, rate=1)}),
+    dict(task="text_regions", dir="x", rows=8, pack=64),
+    dict(task="text_regions", rows=8, mixture={"a": dict(dir="x", pack=64, rate=1)}),
   ],
 )
 def test_a_config_is_refused_before_any_data_is_read(given):

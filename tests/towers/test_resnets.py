@@ -240,3 +240,37 @@ def test_mistakes_are_named():
     r2plus1d.R2Plus1D().init(jax.random.key(0), random((2, 8, 8, 3)))
   with pytest.raises(ValueError, match="'max'"):
     audio_resnet.AudioResNet(pool="max").init(jax.random.key(0), random((1, 8, 8)))
+
+
+def test_parts_of_time_follow_the_real_length_and_bands_the_bins():
+  rng = np.random.default_rng(5)
+  x, parts = rng.normal(size=(3, 9, 7, 2)), 4
+  share = np.array([1.0, 4 / 9, 0.0])  # 9, 4 and no real steps: one counts
+  got = audio_resnet.parts_of_time(jnp.asarray(x), jnp.asarray(share), parts)
+  for row, length in enumerate((9, 4, 1)):
+    for k in range(parts):
+      centre, weight = (k + 0.5) * length / parts - 0.5, np.zeros(9)
+      far = np.abs(np.arange(length) - centre) / (length / parts)
+      weight[:length] = np.maximum(1 - far, 0)
+      if weight.sum() < 1e-3:
+        weight[far.argmin()] = 1
+      want = (weight[:, None, None] * x[row]).sum(0) / weight.sum()
+      np.testing.assert_allclose(got[row, k], want, rtol=1e-5, atol=1e-6)
+  bands = audio_resnet.bands_of_bins(jnp.asarray(x), 3)  # of 2, 2 and 3 bins
+  want = np.stack([x[:, :, a:b].mean(2) for a, b in ((0, 2), (2, 4), (4, 7))], 2)
+  np.testing.assert_allclose(bands, want, rtol=1e-5, atol=1e-6)
+
+
+def test_pool_parts_reads_real_frames_only():
+  net = audio_resnet.AudioResNet((1,), (8,), 4, pool="parts", parts=3, bands=2)
+  x = jnp.asarray(np.random.default_rng(6).normal(size=(2, 64, 16)), jnp.float32)
+  frames = jnp.arange(64) < jnp.array([[64], [32]])
+  variables = net.init(jax.random.key(0), x, frames=frames)
+  out = net.apply(variables, x, frames=frames)["features"]
+  assert out.shape == (2, 3 * 2 * 8)
+  # What lies far behind the real frames is not seen.
+  other = net.apply(variables, x.at[1, 56:].add(9.0), frames=frames)["features"]
+  np.testing.assert_array_equal(out[1], other[1])
+  assert not np.allclose(
+    out[0], net.apply(variables, x.at[0, 56:].add(9.0))["features"][0]
+  )

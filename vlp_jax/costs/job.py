@@ -106,12 +106,11 @@ def build(
   vocab = inputs.vocabulary(s, vocab_size)
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   model = resolve.model(s.model, inject=inject)
-  after = s.hook()
   abstract, tx = _state(
     model,
     lambda p: optim.build(p, **({"total_steps": s.total_steps} | dict(s.optim))),
     mesh,
-    extra=getattr(after, "init", None),
+    extra=s.extra(),
     scale=dict(s.init_scale),
   )
   weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}

@@ -26,7 +26,9 @@ class Evaluator:
 
   Rows of equal `group_id` (or `example_id` without it) are one item: its caption is
   that of its first row, its references are all that belong to it. The item's number is
-  `image_id` in the official files.
+  `image_id` in the official files. Another key of the batches may number the items:
+  `relevance` where every caption of a clip is a row of its own, `example_id` where a
+  group has several captioned segments.
 
   Args:
     apply: of the model; see `collect.Forward`.
@@ -38,6 +40,7 @@ class Evaluator:
       (`stream` says which: [B, L] ids, or [B, K, L]).
     method, output: what writes, and the ids [B, L] among its outputs; a mask
       `<stem>_mask` [B, L] beside them is obeyed.
+    item: the key that numbers the items; "" as above.
     metrics: of "bleu", "rouge_l", "cider_d", "meteor".
     tokenizer: "ptb" as the COCO tools, or "whitespace" as nlg-eval.
     predictions: path of the results file to write, [{"image_id", "caption"}].
@@ -56,6 +59,7 @@ class Evaluator:
     stream: str = "caption",
     method: str | None = "decode",
     output: str = "caption_ids",
+    item: str = "",
     metrics: tuple[str, ...] = METRICS,
     tokenizer: str = "ptb",
     predictions: str = "",
@@ -74,7 +78,7 @@ class Evaluator:
     self.references = read_references(references) if references else None
     self.predictions_made, self.examples = [], []
     mask = f"{output.removesuffix('_ids')}_mask"
-    self.ids = _KEYS.get(stream)
+    self.ids, self.item = _KEYS.get(stream), item
 
     def write(variables, batch, *, rng=None, train=False, method=None):
       out, mutable = apply(variables, batch, train=train, method=method)
@@ -90,7 +94,7 @@ class Evaluator:
 
     self.forward = collect.Forward(
       write,
-      ("written_ids", "example_id"),
+      ("written_ids", item or "example_id"),
       method=method,
       optional=("written_mask", "reference_ids", "reference_mask", "group_id"),
     )
@@ -98,7 +102,7 @@ class Evaluator:
   def run(self, variables) -> Iterator[tuple[str, Result]]:
     """Every metric; chance is the score of the same captions dealt to other items."""
     out = self.forward(variables, self.batches)
-    item = out.get("group_id", out["example_id"])
+    item = out[self.item] if self.item else out.get("group_id", out.get("example_id"))
     items, first = _firsts(item)
     written = [self._text(out, "written", i) for i in first]
     references = self._references(out, item, items)

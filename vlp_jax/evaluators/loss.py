@@ -51,7 +51,9 @@ class Evaluator:
     """`<task>/loss` (n: rows), then every term and metric (n: what it is a mean over).
 
     A term or metric keeps its name where this begins with the task's, and has the
-    task's name before it otherwise. One over nothing is 0 with n = 0.
+    task's name before it otherwise. One over nothing is 0 with n = 0. A `<name>/nll`
+    (the mean negative log-likelihood of a token) brings `<name>/perplexity`, its
+    exponential.
     """
     key = jax.random.key(self.seed)
     for task, step in self.steps.items():
@@ -73,7 +75,11 @@ class Evaluator:
         share = n and _is_share(name)
         ci = 1.96 * math.sqrt(value * (1 - value) / n) if share else math.nan
         result = Result(value, n=n, ci=ci, protocol=told)
-        yield name if own else f"{task}/{name}", result
+        full = name if own else f"{task}/{name}"
+        yield full, result
+        if full.endswith("/nll"):
+          spread = math.exp(min(value, 700.0))  # beyond it float64 overflows
+          yield f"{full[:-3]}perplexity", Result(spread, n=n, protocol=told)
 
 
 def _is_share(name):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vlp_jax.formats import read as read_lib
 from vlp_jax.importers import Report, Source, all_shapes, finish, s3d
 from vlp_jax.importers import bert as importer
 from vlp_jax.importers import bert_layers as bert
-from vlp_jax.importers import read as read_lib
 
 AT = "params/text_tower"
 

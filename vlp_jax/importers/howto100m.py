@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from vlp_jax.importers import Report, Source, finish, read, shapes
+from vlp_jax.formats import read
+from vlp_jax.importers import Report, Source, finish, shapes
 
 _MODULES = {
   "text_pooling": "text_pooling.fc",

@@ -1,7 +1,7 @@
 """Released MMV weights (deepmind-research, `mmv_s3d.pkl`, `mmv_tsm_resnet_x1|x2.pkl`).
 
 A pickle of {"params": ..., "state": ...}, each {module path: {name: array}}, read by
-`importers.read` without running it. Kernels have our layout already; scales, offsets
+`formats.read` without running it. Kernels have our layout already; scales, offsets
 and averages lose their axes of length 1; the state's `average` is the debiased one that
 is used at test time. The S3D file wants the folded stem (variant "s3d"). Which word has
 which row of the table was never published. Licence of the files: CC BY-NC 4.0.

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vlp_jax.formats import read as read_lib
 from vlp_jax.importers import Report, Source, finish, shapes
 from vlp_jax.importers import bert as importer
 from vlp_jax.importers import bert_layers as bert
-from vlp_jax.importers import read as read_lib
 
 SCALES = ("none", "words")
 _LEVEL = re.compile(r"centroids_\d+$")

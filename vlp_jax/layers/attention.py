@@ -5,6 +5,9 @@
 Kernels are [D, 3, heads, kv] (self) or [D, heads, kv] and [D, 2, heads, kv] (cross),
 [heads, kv, D] out. Masks are bool, True = may be seen. A query that sees nothing gets
 the plain mean of all values: finite, and its row is masked further on.
+
+Keys and values are handed out as a `Pair`, and taken back: a decoder that writes token
+by token computes each of them once.
 """
 
 import math
@@ -18,11 +21,22 @@ from vlp_jax.layers import dense, dropout
 from vlp_jax.metrics import wide
 
 
+class Pair(NamedTuple):
+  """key, value [B, K, heads, d]."""
+
+  key: jax.Array
+  value: jax.Array
+
+
 class Attended(NamedTuple):
-  """x [B, Q, D], and on request maps [B, heads, Q, K] (before dropout, float32)."""
+  """x [B, Q, D]; maps [B, heads, Q, K] on request (before dropout, float32).
+
+  pair: the keys and values that were attended to.
+  """
 
   x: jax.Array
   maps: jax.Array | None = None
+  pair: Pair | None = None
 
 
 def visible(where: jax.Array | None, full: jax.Array | None) -> jax.Array | None:
@@ -112,6 +126,8 @@ class Attention(nn.Module):
     full: jax.Array | None = None,
     *,
     context: jax.Array | None = None,
+    pair: Pair | None = None,
+    at: jax.Array | None = None,
     train: bool = False,
     maps: bool = False,
   ) -> Attended:
@@ -121,7 +137,12 @@ class Attention(nn.Module):
       x: [B, Q, D].
       where: [B, K] bool, real keys; full: [B, Q, K] or [B, heads, Q, K] bool.
       context: [B, K, C], where keys and values come from; x itself when None.
-    Returns: x [B, Q, features] in `dtype`, maps when asked.
+      pair: of an earlier call. Without `at` it stands for a context, and may have
+        fewer rows than x: B / n of them, each for n rows of x that follow each other
+        (beams); `where` has as many rows as the pair. With `at` it holds earlier
+        tokens, and
+      at: [] int32 is the place in it where those of x are written.
+    Returns: x [B, Q, features] in `dtype`, maps when asked, and the pair.
     """
     width = x.shape[-1]
     if self.head_dim is None and width % self.num_heads:
@@ -131,8 +152,16 @@ class Attention(nn.Module):
     linear = lambda n, name: dense.Linear(
       (n, *size), names, dtype=self.dtype, name=name
     )
-    if context is None:
+    if pair is not None and at is None:
+      (query,) = jnp.unstack(linear(1, "q")(x), axis=2)
+      key, value = pair
+    elif context is None:
       query, key, value = jnp.unstack(linear(3, "qkv")(x), axis=2)
+      if pair is not None:
+        put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+          old, new.astype(old.dtype), at, axis=1
+        )
+        key, value = put(pair.key, key), put(pair.value, value)
     else:
       (query,) = jnp.unstack(linear(1, "q")(x), axis=2)
       key, value = jnp.unstack(linear(2, "kv")(context), axis=2)
@@ -141,6 +170,11 @@ class Attention(nn.Module):
       nn.with_logical_constraint(y, axes) for y in (query, key, value)
     )
     rng = self.make_rng("dropout") if train and self.dropout > 0 else None
+    shape = query.shape
+    if len(key) != len(query):  # the rows of a beam share a context
+      if full is not None or maps:
+        raise ValueError("rows that share keys take no mask of pairs and give no maps.")
+      query = query.reshape(len(key), -1, *size)
     out = attend(
       query,
       key,
@@ -158,4 +192,5 @@ class Attention(nn.Module):
       dtype=self.dtype,
       name="out",
     )
-    return Attended(back(out.x), None if out.maps is None else wide(out.maps))
+    seen = None if out.maps is None else wide(out.maps)
+    return Attended(back(out.x.reshape(shape)), seen, Pair(key, value))

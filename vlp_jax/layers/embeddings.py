@@ -11,7 +11,8 @@ class Bert(nn.Module):
   """Drop(LN(word + position + type)); its tables serve tied heads and other streams.
 
   Attributes:
-    vocab_size, width, max_positions, type_vocab: sizes of the three tables.
+    vocab_size, width, max_positions, type_vocab: sizes of the three tables; a
+      type_vocab of 0 leaves the types out (decoders).
     eps: of the norm.
   """
 
@@ -28,7 +29,8 @@ class Bert(nn.Module):
     sizes = (self.vocab_size, self.max_positions, self.type_vocab)
     self.table = self.param("words", named("vocab", "embed"), (sizes[0], self.width))
     self.places = self.param("positions", named(None, "embed"), (sizes[1], self.width))
-    self.kinds = self.param("types", named(None, "embed"), (sizes[2], self.width))
+    if self.type_vocab:
+      self.kinds = self.param("types", named(None, "embed"), (sizes[2], self.width))
     self.norm = dense.LayerNorm(self.eps, self.dtype)
     self.drop = dropout.Dropout(self.dropout)
 
@@ -66,8 +68,12 @@ class Bert(nn.Module):
       at = self.places[:length]
     else:
       at = jnp.take(self.places, positions, axis=0)
-    kind = self.kinds[0] if types is None else self.type(types)
-    x = nn.with_logical_constraint(self.norm(x + at + kind), axes)
+    x = x + at
+    if self.type_vocab:
+      x = x + (self.kinds[0] if types is None else self.type(types))
+    elif types is not None:
+      raise ValueError("types are given, but type_vocab is 0.")
+    x = nn.with_logical_constraint(self.norm(x), axes)
     return self.drop(x, train=train)
 
   def type(self, ids: int | jax.Array) -> jax.Array:

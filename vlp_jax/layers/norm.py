@@ -5,6 +5,8 @@ number of devices; no axis name is needed. `groups` restores per-device statisti
 published recipe, or bounds the all-reduces on large pods.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,12 +27,17 @@ class BatchNorm(nn.Module):
     eps: added to the variance; 1e-5 in torch, 1e-3 in TensorFlow's Inception models.
     groups: the batch is cut into this many runs of rows, each with its own statistics.
     unbiased: whether the running variance is the unbiased one.
+    center: whether there is a bias.
+    scale_init: of scale; zeros in the last norm of a residual branch start the block as
+      the identity.
   """
 
   momentum: float = 0.9
   eps: float = 1e-5
   groups: int = 1
   unbiased: bool = False
+  center: bool = True
+  scale_init: Callable = nn.initializers.ones
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -46,8 +53,9 @@ class BatchNorm(nn.Module):
     Raises: ValueError when the rows cannot be cut into `groups`.
     """
     width = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (width,))
-    bias = self.param("bias", nn.initializers.zeros, (width,))
+    scale, bias = self.param("scale", self.scale_init, (width,)), jnp.zeros(width)
+    if self.center:
+      bias = self.param("bias", nn.initializers.zeros, (width,))
     mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
     var = self.variable("batch_stats", "var", jnp.ones, (width,))
     if not train:

@@ -6,6 +6,7 @@ network of its code base.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -23,7 +24,10 @@ class AudioResNet(nn.Module):
   Attributes:
     depths, widths, stem_width: see `resnet.ResNetV2`.
     pool: "all" takes the mean over frames and bins, as published; "time" over frames
-      only, bins side by side: small networks would lose the pitch otherwise.
+      only, bins side by side: small networks would lose the pitch otherwise; "parts"
+      means over `parts` stretches of the real frames and `bands` of the bins, side by
+      side, for words, whose sounds have an order.
+    parts, bands: of pool "parts".
     bn_eps, bn_momentum, bn_groups: see `layers.norm`.
   """
 
@@ -31,6 +35,8 @@ class AudioResNet(nn.Module):
   widths: Sequence[int] = resnet.WIDTHS
   stem_width: int = 64
   pool: str = "all"
+  parts: int = 6
+  bands: int = 5
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
   bn_groups: int = 1
@@ -43,13 +49,15 @@ class AudioResNet(nn.Module):
     *,
     train: bool = False,
     where: jax.Array | None = None,
+    frames: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
     """features [B, D] float32, and last [B, f, m, D], before the last BN.
 
-    Args: logmel [B, F, M]; where [B] bool, rows with sound.
+    Args: logmel [B, F, M]; where [B] bool, rows with sound; frames [B, F] bool, the
+      real ones, which come first; all when None. Only pool "parts" asks.
     """
-    if self.pool not in ("all", "time"):
-      raise ValueError(f"pool is {self.pool!r}; give 'all' or 'time'.")
+    if self.pool not in ("all", "time", "parts"):
+      raise ValueError(f"pool is {self.pool!r}; give 'all', 'time' or 'parts'.")
     trunk = resnet.ResNetV2(
       self.depths,
       self.widths,
@@ -64,9 +72,45 @@ class AudioResNet(nn.Module):
       name="trunk",
     )
     out = trunk(logmel[..., None], train=train, where=where)
-    y = wide(out["map"]).mean(1)  # [B, m, D]
-    y = y.mean(1) if self.pool == "all" else y.reshape(len(y), -1)
+    y = wide(out["map"])
+    if self.pool == "parts":
+      real = jnp.ones(logmel.shape[:2], bool) if frames is None else frames
+      y = parts_of_time(y, real.mean(1), self.parts)  # [B, parts, m, D]
+      y = bands_of_bins(y, self.bands).reshape(len(y), -1)
+    else:
+      y = y.mean(1)  # [B, m, D]
+      y = y.mean(1) if self.pool == "all" else y.reshape(len(y), -1)
     return {"features": y, "last": out["last"]}
+
+
+def parts_of_time(x: jax.Array, share: jax.Array, parts: int) -> jax.Array:
+  """Means over overlapping stretches of the real steps of a map.
+
+  Part k of P is centred at (k + 1/2) / P of the real length and weighs steps by a
+  triangle that ends at the centres of its neighbours; where that holds no step it is
+  the nearest one.
+
+  Args: x [B, t, m, D]; share [B], of the t steps that are real, from the first on.
+  Returns: [B, P, m, D].
+  """
+  steps = jnp.arange(x.shape[1])
+  length = jnp.maximum(share * x.shape[1], 1.0)[:, None]  # [B, 1]
+  centre = (jnp.arange(parts) + 0.5) / parts * length - 0.5  # [B, P]
+  far = jnp.abs(steps - centre[..., None]) / (length / parts)[..., None]
+  real = steps < jnp.ceil(length)[..., None]
+  weight = jnp.where(real, jnp.maximum(1 - far, 0.0), 0.0)
+  nearest = jax.nn.one_hot(jnp.where(real, far, jnp.inf).argmin(-1), x.shape[1])
+  weight = jnp.where(weight.sum(-1, keepdims=True) > 1e-3, weight, nearest)
+  weight = weight / weight.sum(-1, keepdims=True)
+  return jnp.einsum("bpt,btmd->bpmd", weight, x)
+
+
+def bands_of_bins(x: jax.Array, bands: int) -> jax.Array:
+  """Means over `bands` runs of neighbouring bins, as even as they go: [B, P, n, D]."""
+  size, bands = x.shape[2], min(bands, x.shape[2])
+  edges = [i * size // bands for i in range(bands + 1)]
+  runs = [x[:, :, a:b].mean(2) for a, b in itertools.pairwise(edges)]
+  return jnp.stack(runs, axis=2)
 
 
 class AudioResNet18(nn.Module):
@@ -92,11 +136,14 @@ class AudioResNet18(nn.Module):
     *,
     train: bool = False,
     where: jax.Array | None = None,
+    frames: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
     """features [B, D] float32, the maximum of last [B, f, m, D].
 
-    Args: logmel [B, F, M], 100 x 40 in XDC; where [B] bool, rows with sound.
+    Args: logmel [B, F, M], 100 x 40 in XDC; where [B] bool, rows with sound; frames,
+      for the sake of one call for all towers, is not read: silence counts.
     """
+    del frames
     run = dict(train=train, where=where)
     bn = functools.partial(
       norm.BatchNorm,

@@ -67,3 +67,28 @@ class L3(nn.Module):
         )
         x = nn.relu(bn(name=f"bn_{i}_{k}")(conv(x), train=train, where=where))
     return {"features": wide(x).max((1, 2)), "map": x}
+
+
+def middle(frames: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The frame in the middle of the real ones.
+
+  Args: frames [B, T, H, W, 3]; mask [B, T] bool, real frames, which come first.
+  Returns: [B, H, W, 3], black in rows without a frame, and [B] bool, rows with one.
+  """
+  at = mask.sum(1) // 2
+  real = jnp.take_along_axis(mask, at[:, None], axis=1)[:, 0]
+  frame = jnp.take_along_axis(frames, at[:, None, None, None, None], axis=1)[:, 0]
+  black = jnp.zeros((), frames.dtype)
+  return jnp.where(real[:, None, None, None], frame, black), real
+
+
+def grid_max(x: jax.Array, rows: int = 4, columns: int = 3) -> jax.Array:
+  """Maxima of a map [B, h, w, D] over rows x columns equal parts: [B, r * c * D].
+
+  Of the 32 x 24 map of one second of sound it makes the 6,144 numbers that L3-Net's
+  classifiers of sounds read. What is left over at the end of an axis does not count.
+  """
+  rows, columns = min(rows, x.shape[1]), min(columns, x.shape[2])
+  part = x.shape[1] // rows, x.shape[2] // columns
+  x = conv2d.max_pool(x[:, : part[0] * rows, : part[1] * columns], part, part, "valid")
+  return wide(x).reshape(len(x), -1)

@@ -1,1 +1,0 @@
-"""Readers of weight files, one format a file; `importers/read.py` chooses."""

@@ -1,0 +1,91 @@
+"""Classification: softmax cross entropy, and sigmoids for several labels a row.
+
+Both read the label of a row, `logits` of the model and, if it returns one, its
+`logits_mask` (rows without sound or frames classify nothing). Logits may carry windows,
+[B, N, K]: each window answers for itself. In training the clip of a row is drawn by the
+pipeline, several times an epoch where a recipe says so; dropout is the model's.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vlp_jax.metrics import Mean, Term, wide
+from vlp_jax.objectives import masking
+
+
+def softmax(
+  apply,
+  variables,
+  batch,
+  key,
+  *,
+  label="label",
+  output="logits",
+  smoothing=0.0,
+  top=(1, 5),
+):
+  """Mean over rows (and windows) with a known label of -log softmax(logits)[label].
+
+  Args:
+    label: batch key, [B] int, -1 where unknown.
+    smoothing: share of the target that is spread evenly over all classes.
+    top: the cut-offs k of the metrics `accuracy@k`.
+  """
+  logits, where, target, mutable = _forward(apply, variables, batch, key, output, label)
+  if target.ndim != 1:
+    raise ValueError(f"{label} has shape {target.shape}; softmax wants [B] int.")
+  target = jnp.broadcast_to(_windowed(target, logits), logits.shape[:-1])
+  where = where & (target >= 0)
+  at = jnp.where(where, target, 0)
+  loss = cross_entropy(logits, at, smoothing=smoothing)
+  own = jnp.take_along_axis(logits, at[..., None], axis=-1)
+  rank = (logits > own).sum(-1)
+  aux = {f"accuracy@{k}": Mean.of(rank < k, where) for k in top}
+  return {"classify": Term(*Mean.of(loss, where))}, aux, mutable
+
+
+def sigmoid(apply, variables, batch, key, *, label="label", output="logits"):
+  """Mean over rows and classes of the binary cross entropy of each class.
+
+  Args:
+    label: batch key, [B, K] float of zeros and ones.
+  """
+  logits, where, target, mutable = _forward(apply, variables, batch, key, output, label)
+  if target.ndim != 2:
+    raise ValueError(f"{label} has shape {target.shape}; sigmoid wants [B, K].")
+  target = jnp.broadcast_to(_windowed(target, logits), logits.shape)
+  loss = optax.sigmoid_binary_cross_entropy(logits, wide(target)).mean(-1)
+  return {"classify": Term(*Mean.of(loss, where))}, {}, mutable
+
+
+def cross_entropy(
+  logits: jax.Array, label: jax.Array, *, smoothing: float = 0.0
+) -> jax.Array:
+  """Softmax cross entropy in nats, unreduced.
+
+  Args:
+    logits: [..., K]; label: [...] int in 0..K-1.
+    smoothing: target = (1 - smoothing) one_hot + smoothing / K.
+  Returns: [...] float32.
+  """
+  logp = jax.nn.log_softmax(wide(logits))
+  own = jnp.take_along_axis(logp, label[..., None], axis=-1)[..., 0]
+  return -(1 - smoothing) * own - smoothing * logp.mean(-1)
+
+
+def _forward(apply, variables, batch, key, output, label):
+  """(logits float32, rows that count, labels, mutable)."""
+  if label not in batch:
+    raise KeyError(f"classify wants {label} in the batch, which holds {sorted(batch)}.")
+  rng = masking.drop_rng(key, batch["example_id"])
+  out, mutable = apply(variables, batch, rng=rng, train=True)
+  logits = wide(out[output])
+  rows = batch.get("example_mask", jnp.ones(len(logits), bool))
+  where = out.get("logits_mask", jnp.ones(logits.shape[:-1], bool))
+  return logits, where & _windowed(rows, logits), batch[label], mutable
+
+
+def _windowed(x, logits):
+  """[B, ...] with an axis of windows where logits, [B, K] or [B, N, K], have one."""
+  return x[:, None] if logits.ndim == 3 else x
