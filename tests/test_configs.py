@@ -96,6 +96,11 @@ FORMS = (
 
 # Of a family that is traced in another form already: parameters alone, unless -m slow.
 LIKE = (
+  "configs/audio_visual/ave.py",
+  "configs/audio_visual/avol.py",
+  "configs/bert/lm.py",
+  "configs/self_supervised/byol.py",
+  "configs/self_supervised/simclr.py",
   "configs/mmv/shared.py",
   "configs/mmv/disjoint.py",
   "configs/mil_nce/howto100m.py",
@@ -144,6 +149,8 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   if "anticipate" in path or "finetune" in path:
     batch["label_action"] = jax.ShapeDtypeStruct((4,), jnp.int32)
+  if "speech" in path:
+    batch["label"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   traced = []  # tasks that differ in their data only are the same step
   for name, task in s.tasks.items():
     given = {k: v for k, v in task.items() if k not in ("input", "weight")}
@@ -193,6 +200,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     "configs/self_supervised/simclr.py:runlocal",
     "configs/self_supervised/moco.py:runlocal",
     "configs/self_supervised/byol.py:runlocal",
+    "configs/speech/digits.py:runlocal",
     "configs/uniter/pretrain.py:runlocal",
     pytest.param("configs/uniter/nlvr.py:runlocal", marks=pytest.mark.slow),
     "configs/xdc/pretrain.py:runlocal",

@@ -50,6 +50,13 @@ VARIANTS = {
       depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24, pool="time"
     ),
   ),
+  # Seconds on a laptop: one word of at most a second, at 8 kHz.
+  "word": dict(
+    front_end="speech8k",
+    normalise="bins",
+    dropout=0.3,
+    tower_args=dict(depths=(1, 1), widths=(64, 128), stem_width=24, pool="parts"),
+  ),
   "audio_resnet50": {},
   "audio_resnet18": dict(tower="audio_resnet18", front_end="xdc"),
   "l3": dict(tower="l3", front_end="l3"),
@@ -72,8 +79,7 @@ class Model(nn.Module):
       video tower reads images as clips of one frame.
     dropout: before the linear layer.
     front_end: of `layers.logmel`, for sound, which must have its sampling rate.
-    normalise: of the log-mel spectrogram: "none", or "example", each recording's real
-      frames to mean 0 and variance 1 over frames and bins, so that loudness goes.
+    normalise: of the log-mel spectrogram, see `logmel.normalise`.
     dtype: of the tower, "float32" or "bfloat16".
   """
 
@@ -92,8 +98,8 @@ class Model(nn.Module):
       cls, own = resolve.function("vlp_jax.towers", self.tower), {}
     else:
       cls, _, own = TOWERS[self.tower]
-    if self.normalise not in ("none", "example"):
-      raise ValueError(f"normalise is {self.normalise!r}; give 'none' or 'example'.")
+    if self.normalise not in logmel.NORMS:
+      raise ValueError(f"normalise is {self.normalise!r}; give one of {logmel.NORMS}.")
     own = own | dict(self.tower_args) | dict(dtype=jnp.dtype(self.dtype))
     tower = resolve.bind(cls, own, what="model.tower_args")()
     setattr(self, f"{stream}_tower", tower)
@@ -133,9 +139,10 @@ class Model(nn.Module):
 
   def __call__(self, batch, *, train: bool = False) -> dict[str, jax.Array]:
     read = {"audio": self._sound, "video": self._clips, "image": self._image}
-    x, where = read[self.sees](batch)  # [B * N, ...], [B] or [B, N]
+    x, where, more = read[self.sees](batch)  # [B * N, ...], [B] or [B, N]
     tower = getattr(self, f"{self.sees}_tower")
-    features = tower(x, train=train, where=where.reshape(-1))["features"]
+    out = tower(x, train=train, where=where.reshape(-1), **more)
+    features = out["features"]
     features = wide(features).reshape(*where.shape, -1)
     features = jnp.where(where[..., None], features, 0.0)
     logits = wide(self.classifier(self.drop(features, train=train)))
@@ -146,32 +153,24 @@ class Model(nn.Module):
     }
 
   def _sound(self, batch):
-    """([B, F, bins] log-mel, or turned for L3, [B])."""
+    """([B, F, bins] log-mel, or turned for L3, [B], keywords of the tower)."""
     mask, settings = batch["audio_mask"], logmel.front_end(self.front_end)
     out = logmel.log_mel(batch["audio_samples"], mask, settings=settings)
-    x = out["logmel"]
-    if self.normalise == "example":
-      real = out["mask"][..., None]  # [B, F, 1]
-      count = jnp.maximum(real.sum((1, 2), keepdims=True) * x.shape[-1], 1)
-      centred = jnp.where(real, x, 0.0)
-      mean = centred.sum((1, 2), keepdims=True) / count
-      centred = jnp.where(real, x - mean, 0.0)
-      var = jnp.square(centred).sum((1, 2), keepdims=True) / count
-      x = centred * jax.lax.rsqrt(var + 1e-5)
+    x = logmel.normalise(out["logmel"], out["mask"], self.normalise)
     if self.tower == "l3":
-      x = x.swapaxes(1, 2)[..., None]
-    return x, mask.any(-1)
+      return x.swapaxes(1, 2)[..., None], mask.any(-1), {}
+    return x, mask.any(-1), {"frames": out["mask"]}
 
   def _clips(self, batch):
-    """([B * N, T, H, W, 3], [B] or [B, N]); missing frames are black."""
+    """([B * N, T, H, W, 3], [B] or [B, N], {}); missing frames are black."""
     frames, mask = batch["video_frames"], batch["video_mask"]
     black = jnp.zeros((), frames.dtype)
     frames = jnp.where(mask[..., None, None, None], frames, black)
-    return frames.reshape(-1, *frames.shape[-4:]), mask.any(-1)
+    return frames.reshape(-1, *frames.shape[-4:]), mask.any(-1), {}
 
   def _image(self, batch):
-    """([B, H, W, 3], or clips of one frame for a video tower, [B])."""
+    """([B, H, W, 3], or clips of one frame for a video tower, [B], {})."""
     pixels = batch["image_pixels"]
     mask = batch.get("image_mask", jnp.ones(len(pixels), bool))
     video = TOWERS.get(self.tower, (None, "", None))[1] == "video"
-    return (pixels[:, None] if video else pixels), mask
+    return (pixels[:, None] if video else pixels), mask, {}

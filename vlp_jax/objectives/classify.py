@@ -6,12 +6,15 @@ Both read the label of a row, `logits` of the model and, if it returns one, its
 pipeline, several times an epoch where a recipe says so; dropout is the model's.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from vlp_jax.metrics import Mean, Term, wide
 from vlp_jax.objectives import masking
+from vlp_jax.objectives import views as views_lib
 
 
 def softmax(
@@ -24,6 +27,8 @@ def softmax(
   output="logits",
   smoothing=0.0,
   top=(1, 5),
+  views: Mapping | None = None,
+  stream: str = "audio",
 ):
   """Mean over rows (and windows) with a known label of -log softmax(logits)[label].
 
@@ -31,7 +36,12 @@ def softmax(
     label: batch key, [B] int, -1 where unknown.
     smoothing: share of the target that is spread evenly over all classes.
     top: the cut-offs k of the metrics `accuracy@k`.
+    views: settings of `objectives.views` for what the model sees of `stream` ("audio",
+      "video" or "image") in place of the batch's; None for the batch as it is.
   """
+  view_key, key = jax.random.split(key) if views is not None else (key, key)
+  if views is not None:
+    batch = {**batch, **views_lib.make(batch, view_key, views, stream=stream)}
   logits, where, target, mutable = _forward(apply, variables, batch, key, output, label)
   if target.ndim != 1:
     raise ValueError(f"{label} has shape {target.shape}; softmax wants [B] int.")
