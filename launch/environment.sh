@@ -28,10 +28,12 @@ if ! [ -x "$PYTHON" ] || ! cmp -s "$REQUIREMENTS" "$stamp"; then
   base=$(find_python)
   echo "setting up .venv with $("$base" --version) from $REQUIREMENTS" >&2
   [ -x "$PYTHON" ] || "$base" -m venv .venv
+  # Compiled here once: else every start of a process that may not write compiles all
+  # modules of its own, ten seconds of TensorFlow alone.
   if command -v uv >/dev/null; then
-    installer=(uv pip install --python "$PYTHON")
+    installer=(uv pip install --compile-bytecode --python "$PYTHON")
   elif "$PYTHON" -m pip install -q uv 2>/dev/null; then
-    installer=("$PYTHON" -m uv pip install --python "$PYTHON")
+    installer=("$PYTHON" -m uv pip install --compile-bytecode --python "$PYTHON")
   else
     installer=("$PYTHON" -m pip install)
   fi

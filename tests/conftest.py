@@ -10,8 +10,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 flags = os.environ.get("XLA_FLAGS", "")
 if "device_count" not in flags:
   flags += " --xla_force_host_platform_device_count=8"
-if "optimization_level" not in flags:  # most of the time is compiling: a quarter less
-  flags += " --xla_backend_optimization_level=1"
+# Most of the time is compiling: less than half with neither LLVM's passes nor MLIR's.
+if "optimization_level" not in flags:
+  flags += " --xla_backend_optimization_level=0"
+if "fusion_emitters" not in flags:
+  flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = flags.strip()
 # What one test compiled, another test, its children and the next run need not.
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"

@@ -112,7 +112,9 @@ def test_ids_are_those_of_the_loops_on_host_and_device(data, fitted):
 
 def test_how_it_is_cut_does_not_matter(data, fitted):
   whole = kmeans.fit([data[0]], **GIVEN, mesh=mesh(1))
-  assert whole.tree.digest == fitted.tree.digest
+  np.testing.assert_array_equal(whole.ids, fitted.ids)
+  for one, other in zip(whole.tree.centroids, fitted.tree.centroids, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6)  # sums over arrays of other sizes
   # Chunks of 64 rows: updates of several chunks, and other samples to start from.
   small = kmeans.fit([data[0]], **GIVEN, mesh=mesh(1), chunk_mb=1e-3)
   assert kmeans.mutual_information(small.ids, data[1]) > 0.99

@@ -83,16 +83,24 @@ def test_two_tasks_microbatches_and_resume_in_pieces_equal_one_run(tmp_path):
   assert steps == sorted(set(steps))
 
 
-def test_tasks_begin_when_they_are_told(tmp_path):
+def test_tasks_begin_and_end_when_they_are_told():
   first = {"objective": "toy:classify"}
   given = config(tasks={"first": first, "second": first | {"start": 20, "weight": 9}})
   out = run(given)
   seen = [("first/loss" in m, "second/loss" in m) for m in out.metrics]
   assert all(one and not two for one, two in seen[:4])
   assert all(two for _, two in seen[4:])
-  late = {"first": first | {"start": 5}}
-  with pytest.raises(UserError, match="none starts at step 0"):
-    run(config(tasks=late))
+  early = first | {"stop": 20}
+  out = run(config(tasks={"first": early, "second": first | {"start": 20}}))
+  seen = [("first/loss" in m, "second/loss" in m) for m in out.metrics]
+  assert seen[:4] == [(True, False)] * 4
+  assert set(seen[4:]) == {(False, True)}
+  for tasks, step in (
+    ({"first": first | {"start": 5}}, 0),
+    ({"first": early, "second": first | {"start": 21}}, 20),
+  ):
+    with pytest.raises(UserError, match=f"none takes step {step};"):
+      run(config(tasks=tasks))
 
 
 def test_useful_tokens_are_timed(tmp_path):

@@ -3,16 +3,33 @@
 The page around decides on ink and paper, so one figure serves light and dark.
 """
 
+import contextlib
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 INK = "#010203"  # drawn with this, replaced by currentColor
 MOST = 1000  # values of a curve
 DATA = "#3b82d6"  # 4:1 against white and against the dark ground
+LINES = (DATA, "#d6703b", "#2f9e6e", "#a05ad0")
+STYLE = {
+  "svg.fonttype": "none",  # text stays text, in the font of the page
+  "font.size": 8,
+  "font.family": "sans-serif",
+  "axes.edgecolor": INK,
+  "axes.labelcolor": INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
+  "text.color": INK,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.linewidth": 0.6,
+  "axes.formatter.useoffset": False,
+}
 
 
 def curve(
@@ -34,36 +51,12 @@ def curve(
     log: logarithmic values, where all are positive.
   Raises: ImportError without matplotlib.
   """
-  try:
-    import matplotlib
-    from matplotlib.figure import Figure
-  except ImportError as e:
-    raise ImportError(
-      "curves in report.html need matplotlib: pip install matplotlib"
-    ) from e
   steps = np.asarray(steps, float)
   values = np.array([np.nan if v is None else v for v in values], float)
   if len(steps) > MOST:
     pick = np.linspace(0, len(steps) - 1, MOST).round().astype(int)
     steps, values = steps[pick], values[pick]
-  style = {
-    "svg.fonttype": "none",  # text stays text, in the font of the page
-    "svg.hashsalt": label,
-    "font.size": 8,
-    "font.family": "sans-serif",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.formatter.useoffset": False,
-  }
-  with matplotlib.rc_context(style):
-    figure = Figure(figsize=(3.5, 2.0), layout="constrained")
-    axes = figure.add_subplot()
+  with _axes(label) as (axes, done):
     many = len(values) > 40
     marker = "o" if len(values) <= 15 else None
     axes.plot(
@@ -76,9 +69,62 @@ def curve(
     finite = values[np.isfinite(values)]
     if log and len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
       axes.set_yscale("log")
-    axes.grid(axis="y", color=INK, alpha=0.12, lw=0.6)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: thousands(x))
+  return done[0]
+
+
+def spread(lines: Mapping[str, Mapping[str, Sequence[float]]], *, label: str) -> str:
+  """Runs as points over the values of one setting, and lines through their means.
+
+  Args:
+    lines: name of a line -> {value of the setting: numbers of its runs}. Where all the
+      values are numbers they are placed as such.
+    label: read out to those who do not see the picture.
+  Raises: ImportError without matplotlib.
+  """
+  ticks = list(dict.fromkeys(x for line in lines.values() for x in line))
+  try:
+    at = {x: float(x) for x in ticks}
+  except ValueError:
+    at = {x: float(i) for i, x in enumerate(ticks)}
+  with _axes(label) as (axes, done):
+    for i, (name, line) in enumerate(lines.items()):
+      colour = LINES[i % len(LINES)]
+      places = sorted(line, key=at.get)
+      for x in places:
+        own = line[x]
+        axes.plot([at[x]] * len(own), own, "o", color=colour, ms=3, alpha=0.5)
+      middle = [float(np.mean(line[x])) for x in places]
+      axes.plot([at[x] for x in places], middle, color=colour, lw=1.4, label=name)
+    axes.set_xticks([at[x] for x in ticks], ticks)
+    if len(lines) > 1:
+      axes.legend(frameon=False, fontsize=7)
+  return done[0]
+
+
+def _ticker():
+  import matplotlib.ticker
+
+  return matplotlib.ticker
+
+
+@contextlib.contextmanager
+def _axes(label: str) -> Iterator[tuple[Any, list[str]]]:
+  """(axes of a small figure, a list that holds its `<svg>` once the block is left)."""
+  try:
+    import matplotlib
+    from matplotlib.figure import Figure
+  except ImportError as e:
+    raise ImportError(
+      "curves in report.html need matplotlib: pip install matplotlib"
+    ) from e
+  done = []
+  with matplotlib.rc_context(STYLE | {"svg.hashsalt": label}):
+    figure = Figure(figsize=(3.5, 2.0), layout="constrained")
+    axes = figure.add_subplot()
+    yield axes, done
+    axes.grid(axis="y", color=INK, alpha=0.12, lw=0.6)
     file = io.StringIO()
     figure.savefig(
       file,
@@ -86,7 +132,7 @@ def curve(
       transparent=True,
       metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
     )
-  return _inline(file.getvalue(), label)
+  done.append(_inline(file.getvalue(), label))
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:

@@ -27,6 +27,7 @@ def write(
   metrics: Sequence[Mapping] | None = None,
   examples: Sequence[Mapping] = (),
   pictures: Sequence[Mapping] = (),
+  figures: Sequence[tuple[str, str]] = (),
   config: Mapping | None = None,
   env: Mapping | None = None,
   notes: str | Sequence[str] = (),
@@ -43,6 +44,7 @@ def write(
       (bool) and, if wanted, `text` and `score`. One without `items` is its own item.
     pictures: where a sound comes from: dicts with `caption`, `verdict`, `right` (bool)
       and `frames` as above, a frame beside its heat map.
+    figures: (caption, `<svg>` element of `plots`).
     config, env: shown as JSON; env holds versions, devices, the commit.
     notes: paragraphs under the title.
   Returns: the path. Raises ImportError without matplotlib (curves) or Pillow (frames).
@@ -65,6 +67,7 @@ def write(
     _section("Results", _results(results)),
     _section("Examples", "".join(map(_example, examples))),
     _section("Where the sound comes from", "".join(map(_picture, pictures))),
+    _section("Figures", _figures(figures)),
     _section("Curves", _curves(metrics, results)),
     _section("Speed", _curves(speed, {})),
     _section("Configuration", _json("The whole configuration", config)),
@@ -193,11 +196,20 @@ def _curves(rows, results):
     told = style.explain(key) + (
       " Dashed: chance." if chance == chance and chance else ""
     )
-    figures.append(
-      f"<figure><figcaption><code>{_text(key)}</code> {_text(told)}</figcaption>"
-      f"{svg}</figure>"
-    )
-  return f'<div class="curves">{"".join(figures)}</div>' if figures else ""
+    figures.append((f"<code>{_text(key)}</code> {_text(told)}", svg))
+  return _side_by_side(figures)
+
+
+def _figures(figures):
+  return _side_by_side([(_text(caption), svg) for caption, svg in figures])
+
+
+def _side_by_side(figures):
+  """Figures with captions that are HTML already."""
+  cells = "".join(
+    f"<figure><figcaption>{told}</figcaption>{svg}</figure>" for told, svg in figures
+  )
+  return f'<div class="curves">{cells}</div>' if cells else ""
 
 
 def _example(example):

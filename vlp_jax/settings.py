@@ -18,7 +18,8 @@ from vlp_jax.errors import UserError
 from vlp_jax.vocab import Vocab
 
 TWIN = "synthetic/"  # paths that begin so are generated stand-ins
-TASK_KEYS = ("objective", "weight", "start", "input")  # the rest is the objective's
+# The rest is the objective's.
+TASK_KEYS = ("objective", "weight", "start", "stop", "input")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,9 @@ class Settings:
 
   Attributes:
     model: name, variant, and fields laid over the variant.
-    tasks: name -> objective, weight, start (steps before it is drawn first), input
-      (laid over `input`), and keywords of the objective.
+    tasks: name -> objective, weight, start (steps before it is drawn first), stop (the
+      step from which it is drawn no more), input (laid over `input`), and keywords of
+      the objective.
     optim: keywords of `optim.build`.
     vocab: name and file for `data_pipelines.vocabularies`, or fields of `Vocab`.
     input: keywords of `data_pipelines.batches.build`.
@@ -82,6 +84,11 @@ class Settings:
 
   def task_input(self, task: str) -> dict[str, Any]:
     return dict(self.input) | dict(self.tasks[task].get("input", {}))
+
+  def spans(self) -> dict[str, tuple[int, int]]:
+    """task -> (first step, the step behind its last), from 0."""
+    span = lambda start=0, stop=self.total_steps, **_: (start, stop)
+    return {name: span(**task) for name, task in self.tasks.items()}
 
   def hook(self) -> Callable | None:
     """after_update: state -> mutable, with the `init` that makes what it keeps."""
@@ -201,6 +208,7 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   resolve.model(s.model, inject=inject)
   from vlp_jax.objectives import packing  # jax waits for what the command sets first
+  from vlp_jax.tasks import schedule
 
   for name, task in s.tasks.items():
     if not isinstance(task, Mapping) or "objective" not in task:
@@ -208,11 +216,12 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
     why = packing.refusal(s.objective(name, inject))
     if why and _packs(s.task_input(name)):
       raise UserError(f"tasks.{name}: {why}.")
-  starts = {name: task.get("start", 0) for name, task in s.tasks.items()}
-  if not all(isinstance(n, int) and n >= 0 for n in starts.values()):
-    raise UserError(f"tasks: start is a number of steps, not {starts}.")
-  if min(starts.values()) > 0:
-    raise UserError(f"tasks: none starts at step 0: {starts}.")
+  spans = s.spans()
+  if not all(isinstance(n, int) and n >= 0 for span in spans.values() for n in span):
+    raise UserError(f"tasks: start and stop are numbers of steps, not {spans}.")
+  step = schedule.uncovered(spans.values(), s.total_steps)
+  if step is not None:
+    raise UserError(f"tasks: none takes step {step}; (start, stop) are {spans}.")
   for name, given in s.evals.items():
     evaluator(name, given)
     for task in given.get("tasks", ()):

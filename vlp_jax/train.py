@@ -110,7 +110,7 @@ class Run:
     }
     self.flops = costs.meter(self.model, objectives)
     self.weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
-    self.starts = {t: int(v.get("start", 0)) for t, v in s.tasks.items()}
+    self.spans = s.spans()
     self.sources = sources.Sources(
       s, self.tokeniser, self.mesh, data=data, workdir=workdir
     )
@@ -228,7 +228,7 @@ class Run:
       return Outcome(state, self.results, self.lines)
 
   def _advance(self, state, n):
-    weights = schedule_lib.begun(self.weights, self.starts, n - 1)
+    weights = schedule_lib.open_at(self.weights, self.spans, n - 1)
     task = schedule_lib.pick(self.settings.seed, n - 1, weights)
     with self.log.waiting():
       batch = self.sources.take(task)

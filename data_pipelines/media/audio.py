@@ -77,6 +77,22 @@ def samples(
   return np.ascontiguousarray(pcm[:wanted], np.int16)
 
 
+def trim(pcm: np.ndarray, *, rate_hz: int, db: float, window_s: float = 0.02):
+  """The part of a recording between its first and last loud moment.
+
+  Args:
+    pcm: [S] int16.
+    db: a moment is loud if the mean square over the window around it is at most so far
+      below that of the loudest; 30 to 40 for speech.
+  Returns: [s] int16, a view; all of it where there is nothing but silence.
+  """
+  width = max(1, round(window_s * rate_hz))
+  total = np.cumsum(np.pad(pcm.astype(np.float64) ** 2, (width // 2 + 1, width)))
+  power = (total[width:] - total[:-width])[: len(pcm)]
+  loud = np.flatnonzero(power > power.max() * 10.0 ** (-db / 10.0))
+  return pcm[loud[0] : loud[-1] + 1] if len(loud) else pcm
+
+
 def _check_end(info, a, end_s) -> None:
   """Raises if the sound ends, `end_s` after time 0, before its declared duration."""
   if not a.duration:

@@ -37,6 +37,7 @@ def prepare(
   processes: int = 1,
   audio_hz: int = 16_000,
   max_s: float = 0.0,
+  trim_db: float = 0.0,
   quiet: bool = False,
 ) -> dict:
   """Prepares recordings.
@@ -48,12 +49,15 @@ def prepare(
     limit     recordings of each split, 0 for all
     audio_hz  sampling rate of what is stored
     max_s     what is longer is cut there, 0 for no limit
+    trim_db   silence before and after is cut: what is so many decibels below the
+              loudest moment (35 for single words), 0 to keep it
 
   Returns: dataset_info, or the estimate of a dry run.
   """
-  if audio_hz < 1 or max_s < 0 or limit < 0:
+  if audio_hz < 1 or min(max_s, trim_db, limit) < 0:
     raise errors.UserError(
-      f"audio_hz={audio_hz}, max_s={max_s}, limit={limit}: positive numbers expected."
+      f"audio_hz={audio_hz}, max_s={max_s}, trim_db={trim_db}, limit={limit}: positive "
+      "numbers expected."
     )
   root, splits, missing = locate.present(source, sounds, format, options, limit)
   rows = [r for s in splits.values() for r in s if not r.error]
@@ -69,6 +73,8 @@ def prepare(
     "max_s": max_s,
     "limit": limit,
   }
+  if trim_db:  # where it is not used, sets that were prepared before stay the same
+    settings["trim_db"] = trim_db
   info = {
     "name": format.replace(":", "_"),
     "kind": "sounds",
@@ -77,9 +83,8 @@ def prepare(
     "speakers": known["speaker"],
     "missing_files": missing,
   }
-  encode = functools.partial(
-    record, root=str(root), known=known, audio_hz=audio_hz, max_s=max_s
-  )
+  sizes = dict(audio_hz=audio_hz, max_s=max_s, trim_db=trim_db)
+  encode = functools.partial(record, root=str(root), known=known, **sizes)
   return shards.write(
     out,
     {split: [_plain(row) for row in rows] for split, rows in splits.items()},
@@ -124,7 +129,13 @@ def _plain(row: clip_row.ClipRow) -> dict:
 
 
 def record(
-  row: Mapping, *, root: str, known: Mapping[str, list], audio_hz: int, max_s: float
+  row: Mapping,
+  *,
+  root: str,
+  known: Mapping[str, list],
+  audio_hz: int,
+  max_s: float,
+  trim_db: float = 0.0,
 ) -> tuple[bytes, dict]:
   """(SequenceExample bytes, index columns) of one recording.
 
@@ -141,6 +152,8 @@ def record(
   pcm = audio.samples(at, rate_hz=audio_hz, start_s=start, end_s=end)
   if pcm is None or not len(pcm):
     raise ValueError(f"{row['media']} has no sound from {start} s")
+  if trim_db:
+    pcm = audio.trim(pcm, rate_hz=audio_hz, db=trim_db)
   labels, names = row["labels"], known["label"]
   label = labels.get("target", -1)
   if "target" not in labels and "label" in labels:

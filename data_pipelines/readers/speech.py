@@ -1,7 +1,8 @@
 """Speech: spoken digits, single words, read sentences, folders of speakers.
 
 read         FSDD: <digit>_<speaker>_<take>.wav in a directory or a zip file; takes 0
-             to 4 are the test set, or one speaker is held out (CC BY-SA 4.0)
+             to 4 are the test set, or one speaker is held out, or nothing is split
+             (CC BY-SA 4.0)
 commands     Speech Commands: <word>/<speaker>_nohash_<n>.wav, testing_list.txt,
              validation_list.txt; _background_noise_ is left out (CC BY 4.0)
 librispeech  <split>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac and
@@ -22,9 +23,10 @@ TEST_TAKES = 5
 _FSDD = re.compile(r"(\d)_(\w+?)_(\d+)\.wav$")
 
 
-def read(source, *, hold_out: str = "") -> list[ClipRow]:
+def read(source, *, hold_out: str = "", split: str = "") -> list[ClipRow]:
   """Rows of FSDD; `hold_out` is the speaker of the test set, if not the takes 0 to 4.
 
+  `split` names one split of all rows, where who reads them leaves speakers out itself.
   A `member` is given for a zip file, whose directory is then that of the media.
   """
   source = pathlib.Path(source)
@@ -48,12 +50,14 @@ def read(source, *, hold_out: str = "") -> list[ClipRow]:
         key=name,
         media=media,
         member=member,
-        split="test" if tested else "train",
+        split=split or ("test" if tested else "train"),
         captions=(DIGITS[digit],),
         labels={"label": DIGITS[digit], "target": digit, "speaker": speaker},
         group=speaker,
       )
     )
+  if hold_out and split:
+    raise errors.UserError(f"hold_out={hold_out!r} or split={split!r}, not both.")
   if hold_out and not any(r.split == "test" for r in rows):
     found = sorted({r.labels["speaker"] for r in rows})
     raise errors.UserError(f"hold_out={hold_out!r} is none of {', '.join(found)}.")

@@ -125,6 +125,11 @@ def test_fsdd_real():
   held = speech.read(at, hold_out="jackson")
   assert {r.group for r in held if r.split == "test"} == {"jackson"}
   assert "jackson" not in {r.group for r in held if r.split == "train"}
+  whole = speech.read(at, split="all")
+  assert {r.split for r in whole} == {"all"}
+  assert len(whole) == 1500
+  with pytest.raises(errors.UserError, match="not both"):
+    speech.read(at, split="all", hold_out="jackson")
   with pytest.raises(errors.UserError, match="none of george, jackson"):
     speech.read(at, hold_out="nobody")
 

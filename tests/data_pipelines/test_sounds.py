@@ -56,6 +56,27 @@ def test_real_digits_sample_for_sample(digits):
   assert info["classes"]["label"][0] == "zero"
 
 
+def test_silence_around_a_word_is_cut(tmp_path):
+  source = pathlib.Path(helpers.shared("data/audio/fsdd/fsdd_idx00-24.zip"))
+  given = dict(format="speech", audio_hz=8000, limit=30, quiet=True)
+  sounds.prepare(source, tmp_path / "whole", **given)
+  sounds.prepare(source, tmp_path / "cut", trim_db=35.0, **given)
+  whole, cut = (read(tmp_path / k, "test") for k in ("whole", "cut"))
+  for name, (context, _) in whole.items():
+    pcm = np.frombuffer(context["audio/pcm"][0], "<i2")
+    power = [
+      (pcm[max(i - 80, 0) : i + 80].astype(float) ** 2).sum() for i in range(len(pcm))
+    ]
+    loud = np.flatnonzero(np.array(power) > max(power) * 10**-3.5)
+    want = pcm[loud[0] : loud[-1] + 1]
+    np.testing.assert_array_equal(
+      np.frombuffer(cut[name][0]["audio/pcm"][0], "<i2"), want
+    )
+    assert cut[name][0]["duration_s"][0] == pytest.approx(len(want) / 8000)
+  nothing = np.zeros(50, np.int16)
+  assert len(audio.trim(nothing, rate_hz=8000, db=35)) == 50
+
+
 def test_every_real_esc10_clip(tmp_path):
   source = pathlib.Path(helpers.shared("data/audio/esc10_fold1/meta.csv")).parent
   info = sounds.prepare(

@@ -13,6 +13,7 @@ from vlp_jax import state as state_lib
 from vlp_jax.errors import UserError
 from vlp_jax.heads import mlp
 from vlp_jax.models import siamese
+from vlp_jax.objectives import cluster
 from vlp_jax.towers import image_resnet
 
 SMALL_RESNET = dict(depths=(1,), widths=(8,), stem_width=4)
@@ -23,6 +24,7 @@ TINY = {  # tower -> tower_args
   "r2plus1d": dict(widths=(4, 4), depths=(1, 1), stem_mid=4),
   "audio_resnet": SMALL_RESNET,
   "audio_resnet18": dict(widths=(4,), stem_width=4, first_width=4),
+  "spectrogram": dict(parts=2),
 }
 
 
@@ -135,6 +137,44 @@ def test_methods_leave_heads_out():
   # Collections that are not the model's pass unnoticed.
   more = variables | {"teacher": teacher, "queue": {"pointer": jnp.zeros((), int)}}
   np.testing.assert_array_equal(apply(more, data)[0]["projection"], whole["projection"])
+
+
+def test_a_head_of_clusters_stands_beside_the_projector():
+  """Its logits are a linear map of normalised features; rounds start it anew."""
+  model = make(tower="audio_resnet", tower_args=SMALL_RESNET, clusters=5)
+  data = rows_of(model, rows=6) | {"example_id": np.arange(6, dtype=np.int32)}
+  apply = state_lib.make_apply(model)
+  variables = model.init(jax.random.key(0), batch_lib.zeros(model.spec()))
+  head = variables["params"]["cluster_heads_audio_by_audio"]["kernel"]
+  kernel = np.asarray(getattr(head, "value", head))
+  out, _ = apply(variables, data, train=True)
+  x = np.delete(np.asarray(out["audio_features"]), 2, 0)
+  want = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) @ kernel
+  got = np.asarray(out["audio_by_audio_logits"])
+  np.testing.assert_allclose(np.delete(got, 2, 0), want, atol=1e-4)
+  assert not got[2].any()
+  table = cluster.xdc_round.init(
+    variables, num_examples=6, clusters=5, labels=("audio",)
+  )
+  table["clusters"]["audio"] = jnp.array([0, 1, 2, 3, -1, 4])
+  given = dict(towers=("audio",), balance=False)
+  variables = {**variables, **table}
+  terms, _, _ = cluster.sdc(apply, variables, data, jax.random.key(0), **given)
+  rows, label = [0, 1, 3, 5], [0, 1, 3, 4]  # one is not real, one has no cluster
+  logp = jax.nn.log_softmax(got[rows])
+  assert float(terms["audio_by_audio"].weight) == 4
+  mine = -np.asarray(logp)[np.arange(4), label].sum()
+  assert float(terms["audio_by_audio"].total) == pytest.approx(mine, rel=1e-4)
+  views = dict(gain=dict(db=(0.0, 0.0)), polarity=dict(p=1.0))  # nothing is heard of it
+  seen, _, _ = cluster.sdc(
+    apply, variables, data, jax.random.key(0), views=views, **given
+  )
+  assert float(seen["audio_by_audio"].total) == pytest.approx(mine, rel=1e-3)
+  views = dict(speed=dict(factors=(1.5, 1.6)))
+  seen, _, _ = cluster.sdc(
+    apply, variables, data, jax.random.key(0), views=views, **given
+  )
+  assert abs(float(seen["audio_by_audio"].total) / mine - 1) > 1e-4
 
 
 def test_pictures_come_as_clips_of_one_frame():

@@ -191,18 +191,18 @@ def config(arg):
 def test_the_curriculum_changes_at_its_step_and_not_before():
   s = config("hard_start_epoch=2,hard_fraction=0.4")
   begin = 2 * 898
-  starts = {k: t.get("start", 0) for k, t in s.tasks.items()}
+  spans = s.spans()
   weights = {k: t["weight"] for k, t in s.tasks.items()}
-  at = lambda n: schedule.pick(s.seed, n, schedule.begun(weights, starts, n))
+  at = lambda n: schedule.pick(s.seed, n, schedule.open_at(weights, spans, n))
   assert {at(n) for n in range(begin)} == {"easy"}
-  assert "hard" not in schedule.begun(weights, starts, begin - 1)
-  assert "hard" in schedule.begun(weights, starts, begin)
+  assert "hard" not in schedule.open_at(weights, spans, begin - 1)
+  assert "hard" in schedule.open_at(weights, spans, begin)
   later = [at(n) for n in range(begin, begin + 2_000)]
   assert 0.36 < later.count("hard") / len(later) < 0.44
-  alone = config("hard_start_epoch=1,hard_fraction=1.0").tasks
-  weights = {k: t["weight"] for k, t in alone.items()}
-  assert schedule.pick(0, 5, schedule.begun(weights, {"hard": 898}, 5)) == "easy"
-  assert schedule.pick(0, 898, schedule.begun(weights, {"hard": 898}, 898)) == "hard"
+  alone = config("hard_start_epoch=1,hard_fraction=1.0")
+  weights = {k: t["weight"] for k, t in alone.tasks.items()}
+  at = lambda n: schedule.pick(0, n, schedule.open_at(weights, alone.spans(), n))
+  assert (at(5), at(898)) == ("easy", "hard")
   # What a step of each makes.
   inject = {"vocab": None, "vocab_size": 8}
   easy, hard = (s.objective(k, inject).keywords for k in ("easy", "hard"))

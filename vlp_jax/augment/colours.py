@@ -118,10 +118,12 @@ def adjust_hue(frames: jax.Array, turn) -> jax.Array:
   span = value - low
   some = span > 0
   over = 1.0 / jnp.where(some, span, 1.0)
+  # Channels are compared with each other: compiled programs may compute `value` from
+  # channels that are rounded otherwise, and none of them would equal it.
   hue = jnp.where(
-    value == r,
+    (r >= g) & (r >= b),
     (g - b) * over,
-    jnp.where(value == g, 2.0 + (b - r) * over, 4.0 + (r - g) * over),
+    jnp.where(g >= b, 2.0 + (b - r) * over, 4.0 + (r - g) * over),
   )  # in sixths
   hue = hue + 6.0 * turn
   # A channel is V - span * (how far H is from its own colour, between 60 and 120 deg).

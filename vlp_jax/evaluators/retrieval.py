@@ -37,6 +37,8 @@ class Evaluator:
     methods, outputs: what to call, and which embedding to take, for text and item.
     normalise: compare cosines: unit norm of the texts, and of the items after their
       windows are averaged (MMV; products as they are in MIL-NCE's code).
+    distinct: texts of equal `text_ids` are one query, right for the items of all of
+      them: a few words that name many recordings each.
     chunk: side of a tile of scores; memory is O(chunk^2) beside the embeddings.
     num_examples: queries, evenly spaced, whose five best items go to `examples`.
 
@@ -55,15 +57,17 @@ class Evaluator:
     methods: tuple[str | None, str | None] = ("encode_text", "encode_video"),
     outputs: tuple[str, str] = ("text_embed", "video_embed"),
     normalise: bool = False,
+    distinct: bool = False,
     chunk: int = 2048,
     num_examples: int = 8,
   ):
     self.texts, self.videos, self.outputs = texts, videos, outputs
+    self.distinct = distinct
     self.ks, self.names, self.normalise = ks, names, normalise
     self.chunk, self.num_examples, self.examples = chunk, num_examples, []
     self.embed_texts = collect.Forward(
       functools.partial(_with_where, apply),
-      (outputs[0], "example_id"),
+      (outputs[0], "example_id", *(["text_ids"] if distinct else [])),
       method=methods[0],
       optional=(*_TEXT_KEYS, "text_where"),
     )
@@ -74,6 +78,7 @@ class Evaluator:
   def run(self, variables) -> Iterator[tuple[str, Result]]:
     """Recall at every k and the median rank, both ways, with exact chance."""
     texts = _flat(self.embed_texts(variables, self.texts), self.outputs[0])
+    texts = _distinct(texts) if self.distinct else texts
     items = self.embed_items(variables, self.videos)
     groups = collect.group_mean(items[self.outputs[1]], items.get("group_id"))
     both = texts[self.outputs[0]], groups.values
@@ -192,6 +197,19 @@ def _flat(texts, output):
     )
   row, k = np.nonzero(where)
   return {n: x[row, k] if n == output else x[row] for n, x in texts.items()}
+
+
+def _distinct(texts):
+  """One row for each distinct text; `relevance` [U, n] lists the items of all."""
+  ids = texts.pop("text_ids")
+  _, first, of = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+  of = of.reshape(-1)
+  relevance = texts.get("relevance", texts["example_id"]).reshape(len(of), -1)
+  own = [np.unique(relevance[of == k]) for k in range(len(first))]
+  table = np.full((len(own), max(map(len, own))), -1, relevance.dtype)
+  for row, items in zip(table, own, strict=True):
+    row[: len(items)] = items
+  return {k: x[first] for k, x in texts.items()} | {"relevance": table}
 
 
 def _unit(x):

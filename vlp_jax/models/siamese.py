@@ -1,12 +1,13 @@
-"""One tower with a projector, and a predictor if asked: SimCLR, MoCo, BYOL.
+"""One tower with a projector: SimCLR, MoCo, BYOL, deep clustering.
 
 Reads:   what its tower takes: image_pixels [B, H, W, 3], image_mask [B]; video_frames
          [B, T, H, W, 3], video_mask [B, T]; or audio_samples, audio_mask [B, S]. Towers
          of pictures also take clips of one frame (video_frames) where there is no
          image_pixels. Without a mask all rows are real.
 Returns: <stream>_features [B, C] for probes, <stream> being image, video or audio;
-         projection [B, D]; prediction [B, D] with a predictor. Rows that are not real
-         are 0 and in no batch statistics.
+         projection [B, D]; prediction [B, D] with a predictor;
+         <stream>_by_<stream>_logits [B, K] with `clusters` (`objectives.cluster:sdc`).
+         Rows that are not real are 0 and in no batch statistics.
 
 `project` leaves the predictor out, which a teacher does not have. Views are made by the
 objective (`objectives.simclr`, `.moco`, `.byol`); pixels in 0..1 and samples in -1..1
@@ -23,12 +24,13 @@ import jax.numpy as jnp
 
 from vlp_jax import resolve
 from vlp_jax.heads import mlp
-from vlp_jax.layers import logmel, norm
+from vlp_jax.layers import dense, logmel, norm
 from vlp_jax.towers import (
   audio_resnet,
   image_resnet,
   r2plus1d,
   s3d,
+  spectrogram,
   tsm_resnet,
 )
 
@@ -40,6 +42,7 @@ TOWERS = {
   "r2plus1d": ("video", r2plus1d.R2Plus1D, dict(middles="block", bn_eps=1e-5)),
   "audio_resnet": ("audio", audio_resnet.AudioResNet, {}),
   "audio_resnet18": ("audio", audio_resnet.AudioResNet18, {}),
+  "spectrogram": ("audio", spectrogram.Spectrogram, {}),
 }
 _IMAGENET = dict(mean=image_resnet.MEAN, std=image_resnet.STD)
 SIMCLR = dict(
@@ -63,8 +66,16 @@ MU = dict(  # for tests and laptops: two narrow stages, the same code
   predictor=dict(dim=8, depth=2, hidden=16),
   tower_args=dict(depths=(1, 1), widths=(16, 32), stem_width=8),
 )
+WORD = dict(  # minutes on a laptop: one word of at most a second, at 8 kHz
+  tower="audio_resnet",
+  tower_args=dict(depths=(1,), widths=(64,), stem_width=24, pool="parts"),
+  projector=dict(dim=128, depth=2, hidden=128, last_bias=True),
+  front_end="speech8k",
+  normalise="bins",
+)
 VARIANTS = {
   "mu": MU,
+  "word": WORD,
   "simclr_r50": SIMCLR,
   "moco_v1": MOCO_V1,
   "moco_v2": MOCO_V2,
@@ -78,6 +89,7 @@ class Model(nn.Module):
   Attributes:
     tower: a name of `TOWERS`; tower_args: its keywords.
     projector, predictor: keywords of `heads.mlp.Mlp`; an empty predictor is none.
+    clusters: K of a linear head on the features, normalised over the batch; 0 for none.
     front_end, normalise: of `layers.logmel`, for sound; it must have the sampling rate
       of the former.
     bn_groups: see `layers.norm`; of the tower and both heads.
@@ -88,6 +100,7 @@ class Model(nn.Module):
   tower_args: Mapping = dataclasses.field(default_factory=dict)
   projector: Mapping = dataclasses.field(default_factory=lambda: dict(dim=128))
   predictor: Mapping = dataclasses.field(default_factory=dict)
+  clusters: int = 0
   front_end: str = "mmv"
   normalise: str = "none"
   bn_groups: int = 1
@@ -106,6 +119,19 @@ class Model(nn.Module):
     )()
     self.project_head = make("projector")
     self.predict_head = make("predictor") if self.predictor else None
+    if self.clusters:
+      stream = TOWERS[self.tower][0]
+      self.cluster_norm = given["norm"](dtype=given["dtype"])
+      # Named and begun as those of `models.xdc`, since rounds start them anew.
+      self.cluster_heads = {
+        f"{stream}_by_{stream}": dense.Linear(
+          self.clusters,
+          ("embed", None),
+          dtype=self.dtype,
+          out_dtype="float32",
+          kernel_init=nn.initializers.normal(0.01),
+        )
+      }
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Every key that the model can read, at the least sizes."""
@@ -129,11 +155,15 @@ class Model(nn.Module):
     return {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
 
   def __call__(self, batch, *, train: bool = False) -> dict[str, jax.Array]:
-    """Features, projection and, if there is a predictor, prediction."""
+    """Features, projection, and what the model's further heads give."""
     out, where = self._project(batch, train)
     if self.predict_head is not None:
       y = self.predict_head(out["projection"], train=train, where=where)
       out["prediction"] = jnp.where(where[:, None], y, 0.0)
+    for name, head in self.cluster_heads.items() if self.clusters else ():
+      features = out[f"{TOWERS[self.tower][0]}_features"]
+      y = head(self.cluster_norm(features, train=train, where=where))
+      out[f"{name}_logits"] = jnp.where(where[:, None], y, 0.0)
     return out
 
   def project(self, batch, *, train: bool = False) -> dict[str, jax.Array]:

@@ -24,6 +24,7 @@ from vlp_jax import kmeans, whitening
 from vlp_jax.errors import UserError
 from vlp_jax.metrics import Mean, Term, wide
 from vlp_jax.objectives import masking
+from vlp_jax.objectives import views as views_lib
 
 log = logging.getLogger(__name__)
 COLLECTION, HEADS = "clusters", "cluster_heads_"
@@ -31,8 +32,13 @@ LABELS = ("video", "audio", "joint")
 OTHERS = ("video_by_audio", "audio_by_video")
 
 
-def _predict(apply, variables, batch, key, *, heads, coefs, balance):
+def _predict(
+  apply, variables, batch, key, *, heads, coefs, balance, views=None, stream="audio"
+):
   """Terms of the heads that a system trains; see `sdc` for the arguments."""
+  if views is not None:
+    view_key, key = jax.random.split(key)
+    batch = {**batch, **views_lib.make(batch, view_key, views, stream=stream)}
   rng = masking.drop_rng(key, batch["example_id"])
   out, mutable = apply(variables, batch, rng=rng, train=True)
   terms, aux = {}, {}
@@ -69,6 +75,8 @@ def sdc(
   *,
   towers: Sequence[str] = ("video", "audio"),
   balance: bool = True,
+  views: Mapping | None = None,
+  stream: str = "audio",
 ):
   """Single-modality deep clustering: each tower tells its own clusters.
 
@@ -76,9 +84,12 @@ def sdc(
     towers: those that are trained.
     balance: each cluster weighs the same, in place of drawing examples evenly over
       clusters as DeepCluster does.
+    views: settings of `objectives.views` for what the model sees of `stream` in place
+      of the batch's, as DeepCluster trains on crops; None for the batch as it is.
   """
   heads = [f"{t}_by_{t}" for t in towers]
   given = dict(heads=heads, coefs=[1.0] * len(heads), balance=balance)
+  given |= dict(views=views, stream=stream)
   return _predict(apply, variables, batch, key, **given)
 
 

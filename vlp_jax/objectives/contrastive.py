@@ -7,11 +7,14 @@ They read example_id and, if given, example_mask [B]; of each stream its mask, [
 `cached_contrastive`. A row of padding (`example_mask` False) is no negative either.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from vlp_jax.metrics import Mean, Term
 from vlp_jax.objectives import nce
+from vlp_jax.objectives import views as views_lib
 
 STREAMS = ("video", "text")
 
@@ -106,6 +109,7 @@ def ego(
   tau: float = 0.05,
   tags: tuple = ("label_verbs", "label_nouns"),
   streams: tuple = STREAMS,
+  views: Mapping | None = None,
 ):
   """EgoNCE: clips that share a verb and a noun are positives (arXiv 2206.01670).
 
@@ -114,11 +118,17 @@ def ego(
 
   Args:
     tags: batch keys of multi-hot arrays [B, V]; positives share an entry in each.
+    views: settings of `objectives.views` for what the model sees of the first stream;
+      None for the batch as it is.
   Returns: term `ego` in nats; metric `ego/accuracy`, as `symmetric`.
   """
   missing = [k for k in tags if k not in batch]
   if missing:
     raise KeyError(f"ego reads {missing} from the batch: multi-hot [B, V] arrays.")
+  if views is not None:
+    view_key, key = jax.random.split(key)
+    seen = views_lib.make(batch, view_key, views, stream=streams[0])
+    batch = {**batch, **seen}
   _, sides, masks, row, mutable = _both(apply, variables, batch, key, streams)
   tags = [batch[k] for k in tags]
   loss, right = nce.ego_and_matches(*sides, tags, tau=tau, **masks)

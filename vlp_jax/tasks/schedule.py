@@ -5,20 +5,30 @@ goes on as the unbroken one would. UNITER draws uniformly from a pool in which e
 stands as often as its ratio says, once per optimizer step; that is this draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 
-def begun(
-  schedule: Mapping[str, float], starts: Mapping[str, int], step: int
+def open_at(
+  schedule: Mapping[str, float], spans: Mapping[str, tuple[int, int]], step: int
 ) -> dict[str, float]:
-  """The part of the schedule that is drawn at `step`: tasks whose start has come.
+  """The part of the schedule that is drawn at `step`.
 
   Args:
-    starts: task -> the first step (from 0) that may take it; 0 if it is not there.
+    spans: task -> (first step that may take it, the first that may not), from 0.
   """
-  return {k: w for k, w in schedule.items() if step >= starts.get(k, 0)}
+  return {k: w for k, w in schedule.items() if spans[k][0] <= step < spans[k][1]}
+
+
+def uncovered(spans: Iterable[tuple[int, int]], total: int) -> int | None:
+  """The first step of 0 .. total - 1 in no span, or None."""
+  step = 0
+  for low, high in sorted(spans):
+    if low > step:
+      break
+    step = max(step, high)
+  return step if step < total else None
 
 
 def pick(seed: int, step: int, schedule: Mapping[str, float]) -> str:
