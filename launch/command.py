@@ -4,12 +4,12 @@ import ast
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
 
-from vlp_jax import resolve, settings
+from vlp_jax import keywords, resolve, settings
 from vlp_jax.errors import UserError, VlpError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,25 +47,33 @@ def require(*names: str) -> None:
 def override(config: Any, changes: list[str]) -> None:
   """Applies `--config.x.y=v` arguments in place; values are Python literals or text.
 
-  Raises: UserError for a key that the config does not have, or a value of another type.
+  A key may also be one that the config leaves out and that the model, function or
+  pipeline behind its mapping takes.
+  Raises: UserError for any other key, or a value of another type.
   """
   for change in changes:
     path, equals, text = change.removeprefix("--config.").partition("=")
     if not equals:
       raise UserError(f"{change}: write --config.{path}=VALUE.")
     *parents, last = path.split(".")
-    node = config
-    for key in parents:
-      if key not in node:
-        raise UserError(f"--config.{path}: no {key!r}.{resolve.nearest(key, node)}")
-      node = node[key]
-    known = {*node, *(settings.KEYS if node is config else ())}
-    if last not in known:
-      raise UserError(f"--config.{path}: no {last!r}.{resolve.nearest(last, known)}")
     try:
       value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
       value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    node = settings.plain(config)
+    for depth, key in enumerate(parents):
+      if key not in node and not keywords.optional(tuple(parents[: depth + 1])):
+        raise UserError(f"--config.{path}: no {key!r}.{resolve.nearest(key, node)}")
+      node = node.get(key, {})
+      if not isinstance(node, Mapping):
+        raise UserError(f"--config.{path}: {key} is {node!r} and has no keys.")
+    keywords.check(settings.plain(config), tuple(parents), last, value)
+    node = config
+    for key in parents:
+      if key not in node:
+        with node.unlocked():
+          node[key] = {}
+      node = node[key]
     try:
       with node.unlocked():
         node[last] = value

@@ -49,7 +49,13 @@ def main(changes):
   config = command.config_of(FLAGS.config)
   command.override(config, changes)
   from vlp_jax import settings
+  from vlp_jax.errors import UserError
 
+  if not config.get("tasks"):
+    raise UserError(
+      f"--config {FLAGS.config} has no tasks: a probe for launch.eval trains nothing; "
+      "give the config that its checkpoint was trained by."
+    )
   settings.load(config)  # unknown keys before anything heavy
   import jax
 

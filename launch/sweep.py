@@ -19,12 +19,6 @@ from absl import flags
 from launch import command
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "Config file, with :arg for get_config(arg).")
-flags.DEFINE_string("workdir", None, "Where the sweep lives.")
-flags.DEFINE_multi_string("over", [], "NAME=VALUE,VALUE,...; may be given repeatedly.")
-flags.DEFINE_list("mean", [], "Axes to take means over, one after the other.")
-flags.DEFINE_string("compare", "", "Axis of the paired differences.")
-flags.DEFINE_string("metric", "", "Regular expression on the names of metrics.")
 
 
 def main(changes):
@@ -49,7 +43,12 @@ def run(config: str, axes, workdir: str, changes=()) -> list:
     command.override(made, [*changes, *more])
     return made
 
-  trained = lambda config, path: train.run(config, path).results
+  def trained(config, path):
+    results = train.run(config, path).results
+    for name, r in results.items():
+      _say(f"  {name}: {r.value:.4g} (chance {r.chance:.3g}, n {r.n})")
+    return results
+
   return sweep.run(config_of, axes, workdir, train=trained, say=_say)
 
 
@@ -87,5 +86,13 @@ def show(found, axes, workdir, *, over=(), compare="", metric="", title="Sweep")
   print(f"report: {report.write(at, **given)}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags here: other commands import `run` and `show`
+  flags.DEFINE_string("config", None, "Config file, with :arg for get_config(arg).")
+  flags.DEFINE_string("workdir", None, "Where the sweep lives.")
+  flags.DEFINE_multi_string(
+    "over", [], "NAME=VALUE,VALUE,...; may be given repeatedly."
+  )
+  flags.DEFINE_list("mean", [], "Axes to take means over, one after the other.")
+  flags.DEFINE_string("compare", "", "Axis of the paired differences.")
+  flags.DEFINE_string("metric", "", "Regular expression on the names of metrics.")
   command.main(main, overrides=True)

@@ -1,7 +1,8 @@
 """Starting several processes: TPU pods, Slurm, or plain ssh with three variables.
 
-JAX finds its peers itself on TPU VMs and under Slurm and Open MPI. Elsewhere set
-COORDINATOR_ADDRESS (host:port of process 0), NUM_PROCESSES and PROCESS_ID.
+JAX finds its peers itself on TPU VMs and under Slurm and Open MPI; on TPU VMs outside
+of Kubernetes VLP_JAX_DISTRIBUTED=auto asks it to, as launch/tpu_vm.sh does. Elsewhere
+set COORDINATOR_ADDRESS (host:port of process 0), NUM_PROCESSES and PROCESS_ID.
 """
 
 import os
@@ -30,8 +31,11 @@ def start() -> None:
     address, count, index = given.values()
     jax.distributed.initialize(address, int(count), int(index))
     return
+  asked = os.environ.get("VLP_JAX_DISTRIBUTED", "")
+  if asked not in ("", "auto"):
+    raise UserError(f"VLP_JAX_DISTRIBUTED is {asked!r}; it is 'auto' or not set.")
   pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-  if pod or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+  if asked or pod or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
     jax.distributed.initialize()
 
 

@@ -26,6 +26,8 @@ _CALLED = re.compile(
   r"branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)"
 )
 _TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
+_LIMIT = re.compile(r"%?([\w.-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
 
 
 def type_bytes(text: str) -> int:
@@ -49,22 +51,38 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
   Returns: kind -> {count, bytes}, for the kinds that occur. `bytes` is that of the
     *results*: the whole gathered array of an all-gather, the array of an all-reduce,
     but only the part that a device keeps of a reduce-scatter. A pair of `-start` and
-    `-done` is one operation. Loops without a known trip count run once here, and of a
-    conditional every branch counts.
+    `-done` is one operation. A loop runs as often as its known trip count says, or the
+    constant below which its condition, as a scan's, wants a counter (programs for TPU
+    have no trip counts); else once here. Of a conditional every branch counts.
   Raises: ValueError for a text that is no HLO module.
   """
+  out = {}
+  for kind, result, times in _found(text):
+    one = out.setdefault(kind, {"count": 0, "bytes": 0})
+    one["count"] += times
+    one["bytes"] += times * type_bytes(result)
+  return out
+
+
+def gathered(text: str) -> set[tuple[int, ...]]:
+  """Shapes of what the all-gathers of a compiled program put together on a device."""
+  shapes = set()
+  for kind, result, _ in _found(text):
+    if kind == "all-gather":
+      for _, sizes in _ARRAY.findall(result):
+        shapes.add(tuple(int(n.strip(" <=")) for n in sizes.split(",") if n.strip()))
+  return shapes
+
+
+def _found(text) -> Iterator[tuple[str, str, int]]:
+  """(kind, type of the result, how often) of all collectives of a program."""
   bodies, entry = _computations(text)
   if entry is None:
     raise ValueError(
       f"no HLO module: {text[:40]!r}... has no ENTRY computation. Give the text of a "
       "compiled program, `jit(f).lower(...).compile().as_text()`."
     )
-  out = {}
-  for kind, size, times in _walk(entry, bodies, 1):
-    one = out.setdefault(kind, {"count": 0, "bytes": 0})
-    one["count"] += times
-    one["bytes"] += times * size
-  return out
+  return _walk(entry, bodies, 1)
 
 
 def _computations(text):
@@ -82,19 +100,35 @@ def _computations(text):
   return bodies, entry
 
 
-def _walk(name, bodies, times) -> Iterator[tuple[str, int, int]]:
-  """(kind, result bytes, how often) of all collectives below a computation."""
+def _below(name, bodies) -> int:
+  """N of a loop's condition `i < N`, where it is that; else 1."""
+  lines = [line for _, _, line in bodies.get(name, ())]
+  limits = dict(found.groups() for line in lines if (found := _LIMIT.search(line)))
+  asked = [found[1] for line in lines if (found := _BELOW.search(line))]
+  return int(limits.get(asked[0], 1)) if asked else 1
+
+
+def _trips(line, bodies) -> int:
+  """How often a loop runs, as far as its line and its condition tell."""
+  known = _TRIPS.search(line)
+  if known:
+    return int(known[1])
+  called = dict(_CALLED.findall(line))
+  return _below(called.get("condition", "").lstrip("%"), bodies)
+
+
+def _walk(name, bodies, times) -> Iterator[tuple[str, str, int]]:
+  """(kind, type, how often) of all collectives below a computation."""
   for kind, operation, line in bodies[name]:
     base = operation.removesuffix("-done").removesuffix("-start")
     if base in KINDS:
       # Results of a start hold operands and contexts as well; those of a done do not.
       if not operation.endswith("-start"):
-        yield base, type_bytes(kind), times
+        yield base, kind, times
       continue
     if operation in ("async-update", "async-done"):
       continue  # they name the computation that the start has run
-    trips = _TRIPS.search(line) if operation == "while" else None
-    often = times * (int(trips[1]) if trips else 1)
+    often = times * (_trips(line, bodies) if operation == "while" else 1)
     for _, called in _CALLED.findall(line):
       for inner in re.findall(r"[\w.-]+", called):
         if inner in bodies:

@@ -22,6 +22,9 @@ def get_config(arg=None):
   c.seed, c.total_steps = 0, 500_000
   c.vocab = dict(name="words", file="data/howto100m/dict.npy")
   c.model = dict(name="mil_nce", variant=arg.variant, dtype="bfloat16")
+  # 32 clips a chip of 16 GB (256 v5e): what stages compute is not kept, or it would not
+  # fit. On more memory "none" is faster.
+  c.model.remat = "none" if arg.code else "full"
   positives = "twice" if arg.code else "once"
   c.tasks = dict(mil_nce=dict(objective="contrastive:mil_nce", positives=positives))
   c.input = dict(
@@ -45,7 +48,7 @@ def get_config(arg=None):
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=3)
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:
-    c.model.variant, c.model.dtype = "mu", "float32"
+    c.model.variant, c.model.dtype, c.model.remat = "mu", "float32", "none"
     c.total_steps, c.optim.warmup, c.log_every = 2, 1, 1
     c.optim.groups = ((r".*", {}),)
     c.checkpoint.every = 2

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.reference import flops as flops_reference
 from vlp_jax import batch as batch_lib
 from vlp_jax import costs, resolve
 from vlp_jax.costs import dots, families, flops, inputs
@@ -117,6 +118,8 @@ def test_formulas_agree_with_xla(name):
   analysis = jax.jit(run).lower(plain, batch).cost_analysis()
   parts = families.of(model).forward(model, batch, None, None)
   assert sum(parts.values()) == pytest.approx(analysis["flops"], rel=0.1)
+  traced = flops_reference.of(run, plain, batch)  # which the other families are held to
+  assert sum(parts.values()) == pytest.approx(traced, rel=1e-3)
 
 
 def test_useful_is_a_share_of_what_is_computed():
@@ -140,7 +143,7 @@ def test_recompute():
   again = {}
   for remat in ("none", "dots", "full"):
     model = uniter("mu", remat=remat)
-    again[remat] = families.of(model).recomputed(model, batch)
+    again[remat] = families.of(model).recomputed(model, batch, None)
   blocks = families.of(model).forward(model, batch, None, None)["blocks"]
   assert again["none"] == 0 < again["dots"] < again["full"] == blocks
 

@@ -1,5 +1,6 @@
 """Bytes, collectives and errors of the cost report, without accelerator or data."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -93,7 +94,8 @@ def test_state_bytes_are_those_of_the_real_shardings(mesh):
 
 
 def test_memory_and_collectives_are_those_of_the_compiled_step():
-  made = job.build(config(optimizer="sgd", dropout=0.0), jax.devices())
+  # Layers in a loop: a few are laid out one by one, and then more is kept.
+  made = job.build(config(optimizer="sgd", dropout=0.0, depth=6), jax.devices())
   options = {"xla_backend_optimization_level": 0}  # of the machine code, not the plan
   compiled = made.lower("mlm").compile(compiler_options=options)
   found = compiled.memory_analysis()
@@ -126,9 +128,23 @@ def test_only_code_of_the_platform_counts():
   made = job.build(clips(), chips.devices(1))
   kept = {p: memory.activations(made, "mil_nce", platform=p)[1] for p in ("cpu", "gpu")}
   assert kept["gpu"] < 0.9 * kept["cpu"]
-  tiled = memory.activations(made, "mil_nce", platform="tpu")[1]
-  assert tiled > kept["gpu"]  # 8 channels fill 128 lanes
+  words = job.build(config(), chips.devices(1))
+  kept = {p: memory.activations(words, "mlm", platform=p)[1] for p in ("tpu", "gpu")}
+  assert kept["tpu"] > 2 * kept["gpu"]  # heads 32 wide fill 128 lanes
   assert memory.tiled(jax.ShapeDtypeStruct((2, 162, 64), "bfloat16")) == 2 * 176 * 256
+
+
+def test_weights_in_the_type_of_the_computation_are_kept_whole():
+  """Those of the layers, 2 bytes each, on one device and on eight."""
+  peak = lambda devices, **keys: memory.activations(
+    job.build(config(depth=24, **keys), chips.devices(devices)), "mlm", platform="gpu"
+  )[0]
+  kernels = 24 * 12 * 64**2 * 2
+  eighth = peak(1, dtype="bfloat16", rows=32) / 8
+  assert peak(8, dtype="bfloat16", rows=32) == pytest.approx(
+    eighth + 7 / 8 * kernels, rel=0.02
+  )
+  assert peak(8, rows=32) == pytest.approx(peak(1, rows=32) / 8)
 
 
 def test_collectives_by_formula():
@@ -215,15 +231,53 @@ def test_what_shapes_lack_is_named():
   assert made["regions_features"].shape == (96, 100, 16)
   assert made["fuse_index"].shape == (96, 162)
   assert "mlm_positions" not in made
-  settings = job.settings_lib.load(
-    config() | {"vocab": dict(name="words", file="no/a.txt")}
+
+
+def test_vocabularies_without_their_file():
+  def vocabulary(size=None, **given):
+    settings = job.settings_lib.load(config() | {"vocab": given})
+    vocab, note = inputs.vocabulary(settings, size)
+    return vocab.size, note
+
+  assert vocabulary(name="words", file="no/dict.npy") == (66_250, "")
+  assert vocabulary(name="wordpiece", file="no/a.txt", size=99) == (99, "")
+  size, note = vocabulary(name="wordpiece", file="no/a.txt")
+  assert size == 30_522
+  assert note.startswith("vocab.file no/a.txt is not here: counted with 30,522 ids")
+  with pytest.raises(UserError, match=r"'wurds'\. Did you mean 'words'"):
+    vocabulary(name="wurds", file="no/a.txt")
+  with pytest.raises(UserError, match="--vocab_size is 3"):
+    vocabulary(name="words", file="no/a.txt", size=3)
+
+
+def test_a_mixture_is_a_task_for_each_shape():
+  mixed = config()
+  mixed["input"]["mixture"] = {
+    "coco": dict(dir="a", rate=3),
+    "vg": dict(dir="b", rate=1),
+  }
+  assert list(job.build(mixed, chips.devices(1)).tasks) == ["mlm"]
+  mixed["input"]["mixture"]["vg"]["max_tokens"] = 6
+  found = job.build(mixed, chips.devices(1)).tasks
+  words = {k: (t.share, t.batch["text_ids"].shape[1]) for k, t in found.items()}
+  assert words == {"mlm/coco": (0.75, 16), "mlm/vg": (0.25, 8)}
+  (one,) = job.build(mixed, chips.devices(1), task="mlm/vg").tasks.values()
+  assert (one.share, one.batch) == (1.0, found["mlm/vg"].batch)
+  for wrong in ("mlm/vgg", "mlmm/vg"):
+    with pytest.raises(UserError, match="Did you mean"):
+      job.build(mixed, chips.devices(1), task=wrong)
+
+
+def test_shares_follow_first_and_last_steps():
+  given = config()
+  head = dict(objective="masked:mlm", max_masked=4)
+  given["tasks"] = dict(
+    early=head | dict(stop=50),
+    late=head | dict(start=50),
+    always=head | dict(weight=3.0),
   )
-  with pytest.raises(UserError, match="give --vocab_size"):
-    inputs.vocabulary(settings)
-  known = job.settings_lib.load(
-    config() | {"vocab": dict(name="words", file="no/dict.npy")}
-  )
-  assert inputs.vocabulary(known).size == 66_250
+  shares = {k: t.share for k, t in job.build(given, chips.devices(1)).tasks.items()}
+  assert shares == pytest.approx(dict(early=1 / 8, late=1 / 8, always=3 / 4))
 
 
 def test_the_least_recompute_that_fits():
@@ -248,8 +302,9 @@ def test_advice_names_what_is_left_to_try():
   assert "model.remat='dots'" in said
   assert "micro=2" in said
   assert "fsdp=4" in said
-  said = " ".join(topology.advice(job.build(clips(), chips.devices(4))))
+  said = " ".join(topology.advice(dataclasses.replace(made, model=None)))
   assert "remat" not in said
+  said = " ".join(topology.advice(job.build(clips(), chips.devices(4))))
   assert "micro" not in said
 
 
@@ -280,8 +335,15 @@ def test_command():
   assert out["mesh"]["data"] == 2
 
 
-def test_command_errors_are_one_line():
-  made = run("--config", "configs/uniter/pretrain.py", "--chip", "v9")
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (("configs/uniter/pretrain.py", "--chip", "v9"), "Known: cpu, h100, h200, v4,"),
+    (("configs/probe/esc50.py",), "has no tasks: a probe for launch.eval"),
+  ],
+)
+def test_command_errors_are_one_line(args, message):
+  made = run("--config", *args)
   assert made.returncode == 2
   assert made.stderr.strip().count("\n") == 0
-  assert "Known: cpu, h100, h200, v4, v5e, v5p, v6e" in made.stderr
+  assert message in made.stderr

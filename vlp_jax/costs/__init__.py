@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from vlp_jax.costs import chips, families, flops
+from vlp_jax.costs import chips, families
 from vlp_jax.errors import UserError
 
 KINDS = {  # start of a device's kind as jax names it -> chip
@@ -41,11 +41,11 @@ def useful_flops(
     objective: from `Settings.objective`; None counts every head of the model.
   Raises: UserError for a model or objective without formulas.
   """
-  rows = next(iter(batch.values())).shape[0]
+  rows = families.rows(batch)
   lengths = {} if tokens is None else {"tokens": tokens / rows}  # {}: rows are full
-  place = families.Objective.of(objective)
-  parts = families.of(model).forward(model, batch, lengths, place)
-  return flops.TRAINING * sum(parts.values())
+  place, family = families.Objective.of(objective), families.of(model)
+  parts = family.forward(model, batch, lengths, place)
+  return family.training(model, parts, place)
 
 
 def meter(

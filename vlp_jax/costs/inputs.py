@@ -1,9 +1,10 @@
 """Shapes of a config's batches without its data: from the model, `input` and flags.
 
-A model's `spec()` says which keys it reads; `vlp_jax.batch` has the axes of each key as
-letters; the keywords of `input`, with the defaults in the signature of the pipeline's
-`define`, give the letters sizes. Nothing of the pipeline is imported: its signature is
-read as text, for it sits behind ten seconds of TensorFlow.
+`costs.pipelines` says which keys each task of `data_pipelines` gives for the keywords
+of `input`; `vlp_jax.batch` has the axes of each key as letters, and the keywords, with
+the defaults in the signature of the task's `define`, give the letters sizes. Nothing of
+the pipeline is imported: its signature is read as text, for it sits behind ten seconds
+of TensorFlow. Without a task the model's `spec()` stands for the keys.
 """
 
 import ast
@@ -17,52 +18,59 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax import batch as batch_lib
+from vlp_jax import resolve
 from vlp_jax import settings as settings_lib
+from vlp_jax.costs import pipelines
 from vlp_jax.errors import UserError
 from vlp_jax.vocab import Vocab
 
-# Letters of the contract -> keywords of inputs that size them. Words of texts that get
-# [CLS] and [SEP] are counted without these two.
-KEYWORDS = {
-  "T": ("num_frames", "num_clips"),
-  "H": ("size",),
-  "W": ("size",),
-  "R": ("max_regions", "num_regions"),
-  "K": ("candidates", "num_choices"),
-  "L": ("max_words", "max_tokens"),
-}
 FLAGS = {"T": "frames", "H": "size", "W": "size", "R": "regions", "L": "words"}
-WIDTHS = ("D", "C")  # of features: the model's own numbers
-MADE = ("mlm_positions", "regions_masked")  # by objectives
+MADE = ("mlm_positions", "regions_masked")  # of a spec, by objectives
 # Vocabularies of published runs, by file: their sizes are known without the file.
 SIZES = {
   "bert-base-cased-vocab.txt": 28_996,
   "bert-base-uncased-vocab.txt": 30_522,
   "dict.npy": 66_250,
+  "word2vec.txt": 65_536,
+}
+# Where nothing is known: the vocabulary of a published run of that kind.
+STAND_INS = {
+  "byte_bpe": 50_370,
+  "clip_bpe": 49_408,
+  "sentencepiece": 32_000,
+  "wordpiece": 30_522,
+  "words": 66_250,
 }
 
 
-def vocabulary(settings: settings_lib.Settings, size: int | None = None) -> Vocab:
-  """The run's vocabulary as numbers: of `size`, its file, or a published file's.
+def vocabulary(
+  settings: settings_lib.Settings, size: int | None = None
+) -> tuple[Vocab, str]:
+  """The run's vocabulary as numbers, and what people should know of them.
 
-  Raises: UserError when none of them is known.
+  Args: size: of the vocabulary, whatever the config says.
+  Returns: the vocabulary of `size`, of its file, of a published file's size, or a
+    stand-in; a note for a stand-in, else "".
+  Raises: UserError for a size that is too small, or no such kind of vocabulary.
   """
-  given = settings.vocab
-  file = str(given.get("file", ""))
-  if size is None and pathlib.Path(file).is_file():
-    return settings_lib.vocabulary(settings)[0]
-  if size is None and "name" not in given:
-    return settings_lib.vocabulary(settings)[0]
-  size = size or SIZES.get(pathlib.Path(file).name)
+  kind, file = settings.vocab.get("name"), str(settings.vocab.get("file", ""))
+  if size is None and (kind is None or pathlib.Path(file).is_file()):
+    return settings_lib.vocabulary(settings)[0], ""
+  note = ""
   if size is None:
-    raise UserError(
-      f"vocab.file {file} is not here, so its size is unknown: give --vocab_size, or "
-      "make the file first (data_pipelines.prepare)."
+    size = SIZES.get(pathlib.Path(file).name)
+  if size is None:
+    if kind not in STAND_INS:
+      raise UserError(f"vocab.name {kind!r}.{resolve.nearest(kind, STAND_INS)}")
+    size = STAND_INS[kind]
+    note = (
+      f"vocab.file {file} is not here: counted with {size:,} ids, those of a published "
+      f"vocabulary of kind {kind!r}; --vocab_size sets another size"
     )
   if size < 8:
     raise UserError(f"--vocab_size is {size}; a vocabulary has at least 8 ids.")
   special = tuple(range(5))
-  return Vocab(size, 0, 1, 2, 3, 4, special, (len(special), size))
+  return Vocab(size, 0, 1, 2, 3, 4, special, (len(special), size)), note
 
 
 def defaults(task: str) -> dict[str, Any]:
@@ -81,6 +89,15 @@ def defaults(task: str) -> dict[str, Any]:
   raise UserError(f"data_pipelines/tasks/{task}.py has no define().")
 
 
+def members(given: Mapping[str, Any]) -> dict[str, tuple[dict[str, Any], float]]:
+  """{name: (input, share of the batches)} of a mixture; {"": ...} of anything else."""
+  if not given.get("mixture"):
+    return {"": (dict(given), 1.0)}
+  found = resolve.module("data_pipelines", "mixture").members(given)
+  total = sum(rate for _, rate in found.values())
+  return {name: (one, rate / total) for name, (one, rate) in found.items()}
+
+
 def batch(
   model: Any,
   given: Mapping[str, Any],
@@ -94,24 +111,26 @@ def batch(
     given: `input` of a task; {} takes everything from `sizes`.
     shards: data shards times microbatches; rows of a token budget divide by it.
     sizes: by letter, over those of `given`; B rows, M fused tokens.
-  Raises: UserError naming the flag that would give what is missing.
+  Raises: UserError naming the flag that would give what is missing, or what has no
+    shapes before the data are read.
   """
   sizes = {k: v for k, v in (sizes or {}).items() if v}
-  given = (defaults(given["task"]) if given.get("task") else {}) | dict(given)
-  spec = {k: s for k, s in model.spec().items() if _read(k, given)}
-  known = _letters(given, spec) | sizes
-  text, regions = "text_ids" in spec, "regions_mask" in spec
-  if text and regions:
-    longest = known.get("L", 0) + known.get("R", 0)
-    known.setdefault("M", longest)
-    # A sequence of M holds at least [CLS], [SEP] and one region.
-    for letter, least in (("L", 1), ("R", 2)):
-      if letter in known:
-        known[letter] = min(known[letter], known["M"] - least)
+  for key, why in pipelines.UNKNOWN.items():
+    if given.get(key):
+      raise UserError(f"input.{key}: {why}.")
+  if given.get("task"):
+    given = defaults(given["task"]) | dict(given)
+    keys, known = pipelines.of(given["task"], given, model)
+  else:
+    keys = [k for k in model.spec() if k not in MADE and not k.endswith("_delta")]
+    known = pipelines.plain(given, model)
+    if {"text_ids", "regions_mask"} <= set(keys):
+      keys += ["match", "fuse_index"]
+  known |= sizes
+  if "fuse_index" in keys:
+    _fit(known, sum(k in keys for k in ("regions_mask", "regions2_mask")))
   rows = known.get("B") or _rows(given, known, shards)
-  out = {k: _shaped(k, s, rows, known) for k, s in spec.items()}
-  if text and regions:
-    out |= _fused(model, given, rows, known)
+  out = {k: _shaped(k, model, rows, known) for k in keys}
   ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
   real = jax.ShapeDtypeStruct((rows,), jnp.bool_)
   out |= {"example_id": ids, "group_id": ids, "example_mask": real}
@@ -119,28 +138,13 @@ def batch(
   return out
 
 
-def _read(key, given) -> bool:
-  """Whether the pipeline gives a key of the model's spec."""
-  stream = key.rsplit("_", 1)[0]
-  if key in MADE or key.endswith("_delta"):
-    return False
-  if stream in ("text", "narration") and given.get("task") == "narrated_clips":
-    kind = given.get("text", "narration")
-    return stream == {"narration": "narration", "caption": "text"}.get(kind)
-  fields = given.get("fields", ())
-  if stream in ("video", "audio") and {"video", "audio"} & set(fields):
-    return stream in fields
-  return True
-
-
-def _letters(given, spec) -> dict[str, int]:
-  out = {}
-  for letter, names in KEYWORDS.items():
-    for name in names:
-      if isinstance(given.get(name), int):
-        out.setdefault(letter, given[name])
-  wrapped = "max_tokens" in given and "max_words" not in given
-  return out | ({"L": out["L"] + 2} if wrapped else {})
+def _fit(known, images) -> None:
+  """M of the longest row if it is not given; else L and R that it has room for."""
+  known.setdefault("M", known.get("L", 0) + images * known.get("R", 0))
+  # A sequence of M holds at least [CLS], [SEP] and one region.
+  for letter, least in (("L", 1), ("R", 2)):
+    if letter in known:
+      known[letter] = min(known[letter], known["M"] - least)
 
 
 def _rows(given, known, shards) -> int:
@@ -162,29 +166,17 @@ def _rows(given, known, shards) -> int:
   return rows
 
 
-def _shaped(key, spec, rows, known) -> jax.ShapeDtypeStruct:
-  """The key at full size; widths stay the model's."""
-  axes = batch_lib.FIELDS[key][0]
-  letters = ("T H W 3" if key.endswith("_frames") else axes).split()
-  shape = [rows, *spec.shape[1:]]
-  for at, letter in enumerate(reversed(letters), 1):
-    if letter in WIDTHS or letter.isdigit() or letter == "...":
-      continue
-    if letter not in known:
+def _shaped(key, model, rows, known) -> jax.ShapeDtypeStruct:
+  """The key at full size; widths are the model's."""
+  axes, dtypes = pipelines.axes(key, known)
+  shape = [rows]
+  for letter in axes:
+    size = int(letter) if letter.isdigit() else known.get(letter)
+    if letter in pipelines.WIDTHS:
+      size = pipelines.width(key, model)
+    if size is None:
       flag = FLAGS.get(letter)
-      hint = f"give --{flag}" if flag else "set it in config.input"
+      hint = f"give --{flag}" if flag else pipelines.HINTS.get(letter, "set it there")
       raise UserError(f"the size {letter} of {key} is not in config.input: {hint}.")
-    shape[-at] = known[letter]
-  dtype = jnp.float16 if key.endswith("_features") else spec.dtype  # as stored
-  return jax.ShapeDtypeStruct(tuple(shape), dtype)
-
-
-def _fused(model, given, rows, known) -> dict[str, jax.ShapeDtypeStruct]:
-  """What the pipeline of texts with regions adds: index, pairs, asked-for fields."""
-  out = {"match": jax.ShapeDtypeStruct((rows,), jnp.int32)}
-  index = (rows, known["M"])
-  out["fuse_index"] = jax.ShapeDtypeStruct(index, jnp.int32)
-  if "regions_probs" in given.get("fields", ()):
-    probs = (rows, known["R"], model.region_classes)
-    out["regions_probs"] = jax.ShapeDtypeStruct(probs, jnp.float16)
-  return out
+    shape.append(size)
+  return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtypes[0]))

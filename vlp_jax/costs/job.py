@@ -5,6 +5,8 @@ objectives, abstract state with its shardings on a mesh of any devices, batch sh
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from vlp_jax import state as state_lib
 from vlp_jax import step as step_lib
 from vlp_jax.costs import families, inputs
 from vlp_jax.errors import UserError
+from vlp_jax.tasks import schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,12 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """See the header; `abstract` has shapes, dtypes and shardings of a TrainState."""
+  """See the header.
+
+  Attributes:
+    abstract: shapes, dtypes and shardings of a TrainState.
+    notes: what was taken for want of something better, a sentence each.
+  """
 
   settings: settings_lib.Settings
   model: Any
@@ -47,6 +55,7 @@ class Job:
   abstract: state_lib.TrainState
   tx: Any
   tasks: dict[str, Task]
+  notes: tuple[str, ...] = ()
 
   @property
   def shards(self) -> int:
@@ -90,22 +99,41 @@ def build(
   sizes: Mapping[str, int] | None = None,
   vocab_size: int | None = None,
   task: str | None = None,
+  fewer: bool = False,
 ) -> Job:
   """The job of a config on devices, real or `chips.devices`.
 
+  Where members of a mixture give batches of several shapes, each is a task of its own,
+  called TASK/MEMBER.
+
   Args:
     sizes: see `inputs.batch`.
-    task: only this one; all of them when None.
+    task: only this one, or this member of its mixture; all of them when None.
+    fewer: whether to take the first so many devices where a batch has fewer rows than
+      there are shards, and say so in `notes`.
   Raises: UserError for a mesh, a batch or a name that does not fit.
   """
   s = settings_lib.load(config)
   settings_lib.check(s, vocab=settings_lib.stand_in(), data_given=True)
-  if task is not None and task not in s.tasks:
-    raise UserError(f"--task {task!r}.{resolve.nearest(task, s.tasks)}")
-  mesh = sharding.mesh(s.mesh, devices)
-  vocab = inputs.vocabulary(s, vocab_size)
+  vocab, note = inputs.vocabulary(s, vocab_size)
+  notes = [note] if note else []
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   model = resolve.model(s.model, inject=inject)
+  make = functools.partial(_tasks, s, model, inject, task, sizes)
+  mesh = sharding.mesh(s.mesh, devices)
+  tasks = make(sharding.batch_shards(mesh) * s.micro)
+  rows = min(t.rows for t in tasks.values())
+  if fewer and rows < sharding.batch_shards(mesh) * s.micro:
+    mesh = _smaller(s, devices, rows)
+    tasks = make(sharding.batch_shards(mesh) * s.micro)  # budgets of tokens follow
+    notes.append(
+      f"{rows} rows use {mesh.size} of the {len(devices)} chips, for which everything "
+      "here is; a larger batch is another recipe (--rows)"
+    )
+  for one in tasks.values():
+    sharding.check_rows(one.rows, mesh, s.micro)
+  if s.rounds:
+    notes.append(f"rounds ({', '.join(s.rounds)}) are in no time given here")
   abstract, tx = _state(
     model,
     lambda p: optim.build(p, **({"total_steps": s.total_steps} | dict(s.optim))),
@@ -113,17 +141,56 @@ def build(
     extra=s.extra(),
     scale=dict(s.init_scale),
   )
+  return Job(s, model, mesh, abstract, tx, tasks, tuple(notes))
+
+
+def _shares(s: settings_lib.Settings) -> dict[str, float]:
+  """{task: share of the run's steps}, by weights, and by first and last steps."""
   weights = {t: float(v.get("weight", 1.0)) for t, v in s.tasks.items()}
-  tasks, shards = {}, sharding.batch_shards(mesh) * s.micro
-  for name in s.tasks if task is None else (task,):
-    given = s.task_input(name)
-    shapes = inputs.batch(model, given, shards=shards, sizes=sizes)
-    one = Task(
-      name, weights[name] / sum(weights.values()), s.objective(name, inject), shapes
-    )
-    sharding.check_rows(one.rows, mesh, s.micro)
-    tasks[name] = one if task is None else dataclasses.replace(one, share=1.0)
-  return Job(s, model, mesh, abstract, tx, tasks)
+  spans, out = s.spans(), dict.fromkeys(weights, 0.0)
+  cuts = {0, s.total_steps, *itertools.chain(*spans.values())}
+  cuts = sorted(c for c in cuts if c <= s.total_steps)
+  for a, b in itertools.pairwise(cuts):
+    drawn = schedule.open_at(weights, spans, a)
+    for t, weight in drawn.items():
+      out[t] += weight / sum(drawn.values()) * (b - a) / s.total_steps
+  return out
+
+
+def _tasks(s, model, inject, task, sizes, shards) -> dict[str, Task]:
+  """Tasks, or that one, with shapes of batches for so many shards and microbatches."""
+  asked, out = task and task.partition("/")[0], {}
+  if task is not None and asked not in s.tasks:
+    raise UserError(f"--task {task!r}.{resolve.nearest(asked, s.tasks)}")
+  shares = _shares(s) if task is None else {asked: 1.0}
+  for name, share in shares.items():
+    objective, found = s.objective(name, inject), {}
+    for member, (given, part) in inputs.members(s.task_input(name)).items():
+      shapes = inputs.batch(model, given, shards=shards, sizes=sizes)
+      found[f"{name}/{member}"] = Task(name, share * part, objective, shapes)
+    alike = next(iter(found.values()))
+    if all(one.batch == alike.batch for one in found.values()):
+      found = {name: dataclasses.replace(alike, share=share)}
+    out |= found
+  if task in (None, asked):
+    return out
+  if task not in out:
+    raise UserError(f"--task {task!r}.{resolve.nearest(task, out)}")
+  return {task: dataclasses.replace(out[task], share=1.0)}
+
+
+def _smaller(s, devices, rows) -> jax.sharding.Mesh:
+  """The mesh of most devices over which so many rows divide."""
+  for count in range(min(len(devices) - 1, rows), 0, -1):
+    try:
+      mesh = sharding.mesh(s.mesh, devices[:count])
+      sharding.check_rows(rows, mesh, s.micro)
+    except UserError:
+      continue
+    return mesh
+  raise UserError(
+    f"a batch of {rows} rows divides by no mesh {dict(s.mesh)} with micro={s.micro}."
+  )
 
 
 def _state(model, tx_of, mesh, *, extra, scale):

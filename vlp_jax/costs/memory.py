@@ -1,8 +1,7 @@
 """Bytes a device: state from shapes and shardings, activations from residuals.
 
-What the backward pass keeps is known before any compile: `jax.vjp` under `eval_shape`
-hands out the shapes of its residuals. Compiled programs keep nearly the same (a few
-percent either way), plus the gradients.
+What the backward pass keeps is known before any compile (`costs.residuals`). Compiled
+programs keep nearly the same, plus the gradients.
 """
 
 import math
@@ -10,11 +9,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
-from vlp_jax import state as state_lib
 from vlp_jax.costs import job as job_lib
-from vlp_jax.metrics import Mean
+from vlp_jax.costs import residuals
+
+# Arrays of the backward pass itself, as large as the largest that are kept. Measured on
+# compiled steps: networks of convolutions (S3D, R(2+1)D, MC3, L3-Net), and more where
+# parts of them run again (S3D, for v5e); others ...
+WORKING, WORKING_AGAIN, WORKING_DENSE = 5, 7, 4
+# ... and a layer of a Transformer; CPUs turn what the gradients of kernels read.
+WORKING_LAYER = {"cpu": 5}
+WORKING_LAYER_ELSEWHERE = 3
 
 
 def size(x: Any) -> float:
@@ -58,101 +63,65 @@ def gradients(job: job_lib.Job) -> float:
   return total
 
 
-def residuals(
-  job: job_lib.Job, task: str, *, platform: str = "tpu", model: Any = None
-) -> list[Any]:
-  """Abstract arrays that the backward pass of a whole global batch keeps.
-
-  Args:
-    platform: "cpu" or any other: some layers have code of their own for it.
-    model: instead of the job's.
-  """
-  one = job.tasks[task]
-  apply = state_lib.make_apply(job.model if model is None else model)
-
-  def kept(params, rest, batch, key):
-    prepare = getattr(one.objective, "prepare", None)
-    if prepare is not None:
-      batch = prepare(batch, key)
-
-    def loss_of(params):
-      terms, _, _ = one.objective(apply, rest | {"params": params}, batch, key)
-      return sum(t.coef * Mean(t.total, t.weight).value for t in terms.values())
-
-    return jax.tree.leaves(jax.vjp(loss_of, params)[1])
-
-  plain = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-  args = jax.tree.map(plain, (job.abstract.params, job.abstract.mutable))
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return _distinct(jax.make_jaxpr(kept)(*args, one.batch, key).jaxpr, platform)
-
-
-def _distinct(jaxpr, platform) -> list[Any]:
-  """Abstract results of a program, each once, without its arguments.
-
-  Code that depends on the platform keeps the residuals of all its branches, empty in
-  those that do not fill them; those of one branch are counted.
-  """
-  made = {out: e for e in jaxpr.eqns for out in e.outvars}
-
-  def origin(var):
-    """The variable whose value this is; None for what is empty."""
-    equation = made.get(var)
-    platforms = equation and equation.params.get("branches_platforms")
-    if not platforms:
-      return var
-    own = [i for i, names in enumerate(platforms) if names and platform in names]
-    at = own[0] if own else platforms.index(None)
-    inner = equation.params["branches"][at].jaxpr
-    found = inner.outvars[equation.outvars.index(var)]
-    if found in inner.invars:  # the first operand is the platform's number
-      return origin(equation.invars[1 + inner.invars.index(found)])
-    return None if found in _empty(inner) else var
-
-  found = dict.fromkeys(origin(v) for v in jaxpr.outvars if isinstance(v, core.Var))
-  given = {*jaxpr.invars, *jaxpr.constvars, None}
-  return [v.aval for v in found if v not in given]
-
-
-def _empty(jaxpr) -> set[Any]:
-  """Variables that jax fills with nothing, where another branch has a residual."""
-  out = set()
-  for e in jaxpr.eqns:
-    source = next((v for v in e.invars if isinstance(v, core.Var)), None)
-    widened = e.primitive.name == "broadcast_in_dim" and source in out
-    if widened or e.primitive.name.startswith("empty"):
-      out.update(e.outvars)
-  return out
-
-
 def activations(
   job: job_lib.Job, task: str, *, platform: str = "tpu"
 ) -> tuple[float, float]:
   """(bytes at the peak, bytes written for the backward pass), of a device and step.
 
-  The peak is what is kept, and beside it two arrays of the backward pass itself as
-  large as a layer's largest, or one as large as the largest outside of layers. With
-  `remat` it may lie within the scanned layers, where all that a layer needs is there
-  again once.
+  The peak is what is kept, and beside it arrays of the backward pass itself:
+  `WORKING_LAYER` as large as a layer's largest, or one as large as the largest outside
+  of layers; of convolutions or without layers the `WORKING` largest once more, as
+  gradients and copies in other layouts. With `remat` it may lie within a stack of
+  scanned layers, where all that a layer needs is there again once. Weights in the type
+  of the computation are kept whole, whatever the batch.
 
   Args:
-    platform: "tpu" lays arrays out in tiles.
+    platform: "tpu" lays arrays out in tiles, but for convolutions in such an order of
+      axes that little is lost.
   """
-  of, depth = tiled if platform == "tpu" else size, getattr(job.model, "depth", None)
-  share = 1 / job.shards
+  depths, share, convolves = _depths(job.model), 1 / job.shards, _convolves(job)
+  of = tiled if platform == "tpu" and not convolves else size
+  given = dict(platform=platform, fused=convolves or not depths)
+  params = {x.shape: x for x in jax.tree.leaves(job.abstract.params) if x.ndim > 1}
 
   def split(model):
-    found = residuals(job, task, platform=platform, model=model)
-    inside = [of(x) * share for x in found if x.shape[:1] == (depth,)]
-    return inside, [of(x) * share for x in found if x.shape[:1] != (depth,)]
+    """({depth: bytes of what its layers keep, 0: of all else}, bytes of weights)."""
+    weights, found = 0.0, {0: [], **{n: [] for n in depths}}
+    for x in residuals.of(job, task, model=model, **given):
+      if x.shape in params:
+        weights += size(x) * held(params[x.shape]) / size(params[x.shape])
+        continue
+      depth = x.shape[0] if x.shape[:1] and x.shape[0] in depths else 0
+      found[depth].append(of(x) * share)
+    return found, weights
 
-  inside, outside = split(job.model)
-  written = sum(inside) + sum(outside)
-  peak, largest = written, max(outside, default=0.0)
-  if inside:
-    whole = inside
-    if job.model.remat != "none":
-      whole = split(job.model.clone(remat="none"))[0]
-      peak = max(peak, sum(inside) + (sum(whole) - sum(inside)) / depth)
-    largest = max(largest, 2 * max(whole) / depth)
-  return (peak + largest) / job.settings.micro, written
+  kept, weights = split(job.model)
+  whole = kept  # of a layer or block, when its turn comes in the backward pass
+  again = getattr(job.model, "remat", "none") != "none"
+  if again:
+    whole, _ = split(job.model.clone(remat="none"))
+  written = sum(map(sum, kept.values()))
+  layers = any(kept[n] for n in depths)
+  first = sorted((whole if convolves else kept)[0], reverse=True)
+  count = 1 if layers else WORKING_DENSE
+  if convolves:
+    count = WORKING_AGAIN if again and not layers else WORKING
+  peak, largest = written, sum(first[:count])
+  for n in depths:
+    if kept[n]:
+      peak = max(peak, written + (sum(whole[n]) - sum(kept[n])) / n)
+      working = WORKING_LAYER.get(platform, WORKING_LAYER_ELSEWHERE)
+      largest = max(largest, working * max(whole[n]) / n)
+  return (peak + largest) / job.settings.micro + weights, written
+
+
+def _convolves(job) -> bool:
+  """Whether the model has convolutions: their kernels go by that name."""
+  paths = jax.tree_util.tree_flatten_with_path(job.abstract.params)[0]
+  return any("conv" in jax.tree_util.keystr(path) for path, _ in paths)
+
+
+def _depths(model: Any) -> set[int]:
+  """Lengths of a model's stacks of scanned layers."""
+  names = ("depth", "encoder_depth", "text_depth", "cross_depth")
+  return {n for n in (getattr(model, name, 0) for name in names) if n}

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from vlp_jax.costs import chips, families, flops, memory, roofline, traffic
+from vlp_jax.costs import chips, families, memory, roofline, traffic
 from vlp_jax.costs import job as job_lib
 
 
@@ -19,12 +19,13 @@ def task_cost(
   """Everything about one task's step, see `of`."""
   one, family = job.tasks[name], families.of(job.model)
   forward = lambda n: family.forward(job.model, one.batch, n, one.place)
+  training = lambda parts: family.training(job.model, parts, one.place)
   padded, useful = forward(None), forward(lengths)
-  again = family.recomputed(job.model, one.batch)
+  again = family.recomputed(job.model, one.batch, one.place)
   peak, written = memory.activations(job, name, platform=chip.platform)
   batch = sum(map(memory.size, one.batch.values())) / job.shards
   moved = traffic.collectives(job, name)
-  computed = flops.TRAINING * sum(padded.values()) + again
+  computed = training(padded) + again
   bound = roofline.bound(
     chip,
     flops=computed / job.mesh.size,
@@ -36,8 +37,8 @@ def task_cost(
     "share": one.share,
     "rows": one.rows,
     "flops_forward": {k: round(v) for k, v in padded.items()},
-    "flops_useful": flops.TRAINING * sum(useful.values()),
-    "flops_padded": flops.TRAINING * sum(padded.values()),
+    "flops_useful": training(useful),
+    "flops_padded": training(padded),
     "flops_computed": computed,
     "bytes_activations": peak,
     "bytes_batch": batch,
@@ -98,6 +99,7 @@ def of(
     "hours": hours,
     "chip_hours": hours * count,
     "tasks": tasks,
+    "notes": list(job.notes),
   }
 
 
@@ -150,6 +152,8 @@ def table(report: Mapping[str, Any]) -> str:
       f"{name:<12} {t['share']:>6.1%} {t['rows']:>7,} {t['flops_useful']:>10.3g} "
       f"{gb(t['bytes_activations']):>14}  {_time(t['step_s'])} ({slowest})"
     )
+  if r["notes"]:
+    lines += ["", *(f"note: {n}." for n in r["notes"])]
   if "tpu" in r:
     lines += ["", *_tpu(r["tpu"], gb)]
   if "compiled" in r:

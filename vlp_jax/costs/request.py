@@ -63,7 +63,7 @@ def answer(config: Mapping[str, Any], asked: Request) -> dict[str, Any]:
     job_lib.build, config, vocab_size=asked.vocab_size, task=asked.task
   )
   real = topology.devices(asked.topology) if asked.topology else None
-  job = make(chips.devices(count), sizes=asked.sizes)
+  job = make(chips.devices(count), sizes=asked.sizes, fewer=real is None)
   lengths = {} if asked.useful is None else {"tokens": asked.useful}
   out = report.of(job, name, lengths=lengths)
   most = max(out["tasks"], key=lambda t: out["tasks"][t]["bytes_activations"])

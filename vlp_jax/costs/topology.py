@@ -6,7 +6,7 @@ runs, so no weights exist.
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,9 +65,13 @@ SHAPES = {
 }
 
 
-def compile_step(job: job_lib.Job, task: str, chip_name: str) -> dict[str, Any]:
+def compile_step(
+  job: job_lib.Job, task: str, chip_name: str, *, look: Callable | None = None
+) -> dict[str, Any]:
   """Memory, collectives and matmuls of a task's compiled step, a device.
 
+  Args:
+    look: (lowered, compiled or None if it does not fit) -> more facts for the answer.
   Returns: task, devices, bytes_arguments, bytes_temporary, bytes_total, hbm_bytes of a
     device, fits, overshoot_bytes, collectives, dots, advice (empty when it fits).
   Raises: UserError where the compiler stops for another reason than memory.
@@ -77,10 +81,11 @@ def compile_step(job: job_lib.Job, task: str, chip_name: str) -> dict[str, Any]:
   lowered = job.lower(task)
   out = {"task": task, "devices": job.mesh.size, "hbm_bytes": round(limit)}
   out["dots"] = dots.by_dtype(lowered.as_text())
+  look = look or (lambda lowered, compiled: {})
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    return out | _too_large(job, error, limit)
+    return out | _too_large(job, error, limit) | look(lowered, None)
   memory = compiled.memory_analysis()
   # The state is donated: outputs take the place of arguments.
   own = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -94,6 +99,7 @@ def compile_step(job: job_lib.Job, task: str, chip_name: str) -> dict[str, Any]:
     "overshoot_bytes": round(over),
     "collectives": hlo.collectives(compiled.as_text()),
     "advice": advice(job) if over else [],
+    **look(lowered, compiled),
   }
 
 

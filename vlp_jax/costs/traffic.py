@@ -33,6 +33,7 @@ def collectives(job: job_lib.Job, task: str) -> list[roofline.Collective]:
         out.append(("all-reduce", 1, mine, shards // fsdp, far))
     elif moving:
       out.append(("all-reduce", 1, mine, shards, far))
+  out += [(*one, shards, far) for one in _statistics(job)]
   family = families.of(job.model)
   parts = mesh.shape["model"]
   shapes = job.tasks[task].batch
@@ -41,6 +42,18 @@ def collectives(job: job_lib.Job, task: str) -> list[roofline.Collective]:
     group = (shards, far) if over_batch else (parts, 1)
     out.append((kind, count, size, *group))
   return [roofline.Collective(*c) for c in out if c[3] > 1]
+
+
+def _statistics(job: job_lib.Job) -> list[tuple[str, int, float]]:
+  """Sums of batch statistics: two vectors of C a norm, forward and backward, each
+  microbatch. A norm whose groups of rows lie within a shard sums nothing.
+  """
+  norms = jax.tree.leaves(job.abstract.mutable.get("batch_stats", {}))
+  if not norms or not getattr(job.model, "bn_groups", 1) % job.shards:
+    return []
+  passes = 2 * job.settings.micro
+  size = sum(memory.size(x) for x in norms)  # of a norm its mean and its variance
+  return [("all-reduce", passes * len(norms) // 2, passes * size)]
 
 
 def by_kind(found: list[roofline.Collective]) -> dict[str, dict[str, int]]:

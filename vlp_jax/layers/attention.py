@@ -10,6 +10,7 @@ Keys and values are handed out as a `Pair`, and taken back: a decoder that write
 by token computes each of them once.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -92,14 +93,40 @@ def attend(
   scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=wider)
   if bias is not None:
     scores = scores + bias
+  weights = softmax(scores, mask)
+  kept = dropout.keep(rng, weights.shape, rate) if drop else None
+  return Attended(_mixed(weights, value, kept, rate), weights if maps else None)
+
+
+@jax.custom_vjp
+def softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """softmax over the last axis of what `mask` leaves; the backward pass finds that."""
   if mask is not None:
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-  weights = jax.nn.softmax(scores, axis=-1)
-  found = weights if maps else None
-  if drop:
-    weights = dropout.scaled(weights, dropout.keep(rng, weights.shape, rate), rate)
-  x = jnp.einsum("bnqk,bknd->bqnd", weights.astype(value.dtype), value)
-  return Attended(x, found)
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def _softmax_fwd(scores, mask):
+  weights = softmax(scores, mask)
+  return weights, (weights, mask)
+
+
+def _softmax_bwd(kept, grad):
+  weights, mask = kept
+  grad = weights * (grad - (weights * grad).sum(axis=-1, keepdims=True))
+  # Where nothing may be seen the weights are even, and still no score has a gradient.
+  return (grad if mask is None else jnp.where(mask, grad, 0)), None
+
+
+softmax.defvjp(_softmax_fwd, _softmax_bwd)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
+def _mixed(weights, value, kept, rate):
+  """Weighted sums of values; the weights after dropout are not kept, but made again."""
+  if kept is not None:
+    weights = dropout.scaled(weights, kept, rate)
+  return jnp.einsum("bnqk,bknd->bqnd", weights.astype(value.dtype), value)
 
 
 class Attention(nn.Module):

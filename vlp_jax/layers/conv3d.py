@@ -16,9 +16,18 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from vlp_jax.layers import norm
 
+CONV = "conv"  # results of convolutions, as rematerialisation knows them
+# What a block keeps for its backward pass, beside its input: all, the results of
+# convolutions, or nothing; statistics of batches in any case.
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.save_only_these_names(CONV, norm.MOMENTS),
+  "full": jax.checkpoint_policies.save_only_these_names(norm.MOMENTS),
+}
 # torch's default: uniform in +-1 / sqrt(fan_in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -231,7 +240,7 @@ class ConvBN(nn.Module):
         name=f"conv{i}",
       )
       bn = self.norm(dtype=self.dtype, name=f"bn{i}")
-      x = nn.relu(bn(conv(x), train=train, where=where))
+      x = nn.relu(bn(checkpoint_name(conv(x), CONV), train=train, where=where))
     return x
 
 

@@ -115,9 +115,10 @@ class Block(nn.Module):
     x = norm("context_norm")(wide(x) + drop(seen.x, 1))
     x = nn.with_logical_constraint(x, axes)
     up = dense.Linear(self.mlp_dim, ("embed", "mlp"), dtype=self.dtype, name="mlp_in")
-    down = dense.Linear(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="mlp_out")
-    y = dense.activation(self.act)(up(x))
-    y = nn.with_logical_constraint(y, ("act_batch", "act_length", "act_mlp"))
+    down = dense.Linear(
+      x.shape[-1], ("mlp", "embed"), dtype=self.dtype, act=self.act, name="mlp_out"
+    )
+    y = nn.with_logical_constraint(up(x), ("act_batch", "act_length", "act_mlp"))
     x = norm("mlp_norm")(wide(x) + drop(down(y), 2))
     x = nn.with_logical_constraint(x, axes)
     return seen._replace(x=x), own.pair

@@ -5,6 +5,7 @@ four elements share one 32-bit word. The rate is rounded to 1/256 (0.1 becomes 2
 and the scale uses the rounded rate, so the expectation is exact.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -31,9 +32,21 @@ def keep(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
   return draws >= jnp.uint8(round(rounded(rate) * 256))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def scaled(x: jax.Array, mask: jax.Array, rate: float) -> jax.Array:
-  """x / (1 - rate) where the mask keeps it, else 0."""
+  """x / (1 - rate) where the mask keeps it, else 0. Backward only the mask is kept."""
   return jnp.where(mask, x * jnp.asarray(1 / (1 - rounded(rate)), x.dtype), 0)
+
+
+def _scaled_fwd(x, mask, rate):
+  return scaled(x, mask, rate), mask
+
+
+def _scaled_bwd(rate, mask, grad):
+  return scaled(grad, mask, rate), None
+
+
+scaled.defvjp(_scaled_fwd, _scaled_bwd)
 
 
 class Dropout(nn.Module):

@@ -10,8 +10,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from vlp_jax.metrics import wide
+
+MOMENTS = "moments"  # what rematerialisation should keep: they cost an all-reduce
 
 
 class BatchNorm(nn.Module):
@@ -66,6 +69,7 @@ class BatchNorm(nn.Module):
         f"BatchNorm cuts {len(x)} rows into {self.groups} groups; give a multiple."
       )
     at, spread, count = _moments(x, mean.value, where, self.groups)  # [G, C], [G, 1]
+    at, spread = checkpoint_name((at, spread), MOMENTS)
     if not self.is_initializing():
       self._keep(mean, var, at, spread, count)
     at = jnp.where(count > 0, at, mean.value)

@@ -62,7 +62,7 @@ class Model(nn.Module):
     vocab_size: rows of the word table, 66,250 in the released net.
     video: "s3d", or "colour_histogram" for the baseline that sees colour alone.
     train_words, pad_in_max: see `towers.word2vec_bag`; `stem_*`, `stages`,
-      `pool_padding`, `bn_*`: see `towers.s3d`.
+      `pool_padding`, `bn_*`, `remat`: see `towers.s3d`.
     dtype: of the computation, "float32" or "bfloat16".
   """
 
@@ -82,6 +82,7 @@ class Model(nn.Module):
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
   bn_groups: int = 1
+  remat: str = "none"
   dtype: str = "float32"
 
   def setup(self):
@@ -98,6 +99,7 @@ class Model(nn.Module):
         bn_eps=self.bn_eps,
         bn_momentum=self.bn_momentum,
         bn_groups=self.bn_groups,
+        remat=self.remat,
         dtype=dtype,
       )
     elif self.video == "colour_histogram":

@@ -97,6 +97,8 @@ class S3D(nn.Module):
     bn_unbiased: of the running variance, as in torch.
     initial: values of kernels, "torch" or "haiku".
     time_padding: before and after a clip, "zeros" as published, or "edge".
+    remat: "none", "dots" (results of convolutions are kept; norms, gates and pools run
+      again) or "full" (only the stages' inputs are kept).
     deflated: the same network for pictures [B, 1, H, W, 3]: every kernel one step
       long, blocks of one frame. `importers.deflate` makes its parameters.
   """
@@ -115,6 +117,7 @@ class S3D(nn.Module):
   bn_unbiased: bool = True
   initial: str = "torch"
   time_padding: str = "zeros"
+  remat: str = "none"
   deflated: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -142,7 +145,11 @@ class S3D(nn.Module):
       raise ValueError(f"frames are {frames.shape}; S3D takes [B, T, H, W, 3].")
     if self.deflated and frames.shape[1] != 1:
       raise ValueError(f"{frames.shape[1]} frames; a deflated S3D takes T = 1.")
-    for name, known in (("initial", INITS), ("stem_padding", ("torch", "tf"))):
+    for name, known in (
+      ("initial", INITS),
+      ("stem_padding", ("torch", "tf")),
+      ("remat", conv3d.REMAT),
+    ):
       if getattr(self, name) not in known:
         raise ValueError(f"{name} is {getattr(self, name)!r}; give {list(known)}.")
     bn = functools.partial(
@@ -153,6 +160,7 @@ class S3D(nn.Module):
       unbiased=self.bn_unbiased,
     )
     run, init = dict(train=train, where=where), INITS[self.initial]
+    again = functools.partial(self._again, run=run)
     conv = functools.partial(
       conv3d.ConvBN,
       norm=bn,
@@ -162,7 +170,7 @@ class S3D(nn.Module):
     )
     window = (1 if self.deflated else 3, 3, 3)
     deep = functools.partial(conv, window=window, separable=True)
-    x = self._stem(frames, conv, run)
+    x = self._stem(frames, conv, again)
     seen = {"conv1": x}
     if self.space_to_depth and self.stem_padding == "torch":
       # Even kernels give one too many; a deflated one is odd in time.
@@ -170,15 +178,15 @@ class S3D(nn.Module):
       x = x[:, 0 if self.deflated else t :, h:, w:]
     for name, kind, *numbers in self.stages:
       if kind == "pool":
-        x = conv3d.max_pool(x, *numbers, self.pool_padding)
+        x = self._pool(x, *numbers)
       elif kind == "gate":
-        x = conv3d.SelfGating(self.dtype, init, name=name)(x)
+        x = again(conv3d.SelfGating(self.dtype, init, name=name), x, run={})
       elif kind == "point":
-        x = conv(*numbers, name=name)(x, **run)
+        x = again(conv(*numbers, name=name), x)
       elif kind == "separable":
-        x = deep(*numbers, name=name)(x, **run)
+        x = again(deep(*numbers, name=name), x)
       elif kind == "inception":
-        x = Inception(numbers, conv, deep, name=name)(x, **run)
+        x = again(Inception(numbers, conv, deep, name=name), x)
       else:
         raise ValueError(
           f"stage {name!r} is {kind!r}; known: pool, gate, point, separable, inception."
@@ -190,7 +198,18 @@ class S3D(nn.Module):
       out["embed"] = nn.Dense(self.embed_dim, kernel_init=init, name="fc")(features)
     return out
 
-  def _stem(self, frames, conv, run):
+  def _again(self, layer, x, *, run):
+    """layer(x), computed again in the backward pass if `remat` says so."""
+    call = lambda layer, x: layer(x, **run)
+    if self.remat != "none":
+      call = nn.remat(call, policy=conv3d.REMAT[self.remat])
+    return call(layer, x)
+
+  def _pool(self, x, window, strides):
+    pool = lambda x: conv3d.max_pool(x, window, strides, self.pool_padding)
+    return (pool if self.remat == "none" else jax.checkpoint(pool))(x)
+
+  def _stem(self, frames, conv, again):
     """Pixels in blocks if asked, and the first convolution."""
     block, window, strides = self.space_to_depth, self.stem_window, self.stem_strides
     if self.deflated:
@@ -203,4 +222,4 @@ class S3D(nn.Module):
         for n, k, s in zip(x.shape[1:4], window, strides, strict=True)
       ]
     x = pixels.unit(x).astype(self.dtype)
-    return conv(self.stem_width, window, strides, padding, name="conv1")(x, **run)
+    return again(conv(self.stem_width, window, strides, padding, name="conv1"), x)

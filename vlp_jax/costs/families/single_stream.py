@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 import jax
 
-from vlp_jax.costs import families, flops
-from vlp_jax.errors import UserError
+from vlp_jax.costs import families, flops, sequence
 
 MODELS = ("uniter",)
 # Objective -> heads whose outputs it reads; the compiler drops the others.
@@ -22,7 +21,12 @@ HEADS = {
   "masked:mrc": ("mrc",),
   "masked:mrc_kl": ("mrc",),
   "match:itm": ("itm",),
+  "answer:vqa": ("vqa",),
+  "answer:nlvr2": ("pair", "triplet", "paired_attn"),
+  "answer:vcr": ("vcr",),
+  "answer:refer": ("refer", "refer_mlp"),
 }
+TWO = {"pair", "paired_attn"}  # NLVR2 with a sequence for each image
 
 
 def forward(
@@ -31,38 +35,30 @@ def forward(
   lengths: Mapping[str, float] | None,
   objective: families.Objective | None,
 ) -> dict[str, float]:
-  """FLOPs by part of one encoded sequence a row; see the package's header."""
-  if objective is not None and objective.name not in HEADS:
-    raise families.unknown(objective, HEADS)
-  if set(model.heads) & {"pair", "paired_attn"}:
-    raise UserError("NLVR2 as two sequences has no FLOPs formula; use heads=triplet.")
-  heads = model.heads if objective is None else HEADS[objective.name]
-  n = counts(batch, lengths, objective)
-  rows, width, tokens = n["rows"], model.width, n["tokens"]
-  mlp_dim = model.mlp_dim or 4 * width
-  project = flops.linear(1, model.region_dim + 7, width)
-  one = flops.block(tokens, width, mlp_dim, tokens)
-  out = {
-    "regions": rows * n["regions"] * project,
-    "blocks": rows * model.depth * one,
-  }
-  transform = flops.linear(1, width, width)
+  """FLOPs by part; see the package's header.
+
+  With the heads of two sequences (NLVR2) a row is encoded with each image, or, where
+  rows come in pairs, is one of the two.
+  """
+  families.known(objective, HEADS)
+  heads = set(model.heads)
+  if objective is not None:
+    heads &= set(HEADS[objective.name])
+  n = counts(model, batch, lengths, objective)
+  rows, width, region = n["rows"], model.width, model.region_dim
+  project = flops.linear(1, region + 7, width)
+  layers = [
+    sequence.stack(model.depth, tokens, width, model.mlp_dim) for tokens in n["tokens"]
+  ]
+  out = {"regions": rows * n["regions"] * project, "blocks": rows * sum(layers)}
   if "mlm" in heads and n["masked"]:
-    each = transform + flops.linear(1, width, model.vocab_size)
-    out["mlm"] = rows * n["masked"] * each
-  region = {"mrfr": model.region_dim, "mrc": model.region_classes}
-  for name in set(region) & set(heads) if n["regions"] else ():
-    each = transform + flops.linear(1, width, region[name])
-    out[name] = rows * n["predicted_regions"] * each
-  pooled = {"itm": 2, "rank": 1, "triplet": 2, "vqa": model.num_answers, "vcr": 2}
-  for name in set(pooled) & set(heads) if n["text"] else ():
-    up = 2 * width if name in ("vqa", "vcr") else 0
-    up_cost = flops.linear(1, width, up)
-    out[name] = rows * (up_cost + flops.linear(1, up or width, pooled[name]))
-  if set(pooled) & set(heads) and n["text"]:
-    out["pooler"] = rows * transform
-  for name in {"refer", "refer_mlp"} & set(heads) if n["regions"] else ():
-    up = transform if name == "refer_mlp" else 0.0
+    out["mlm"] = rows * sequence.words(n["masked"], width, model.vocab_size)
+  sizes = {"mrfr": region, "mrc": model.region_classes}
+  for name in set(sizes) & heads if n["regions"] else ():
+    out[name] = rows * sequence.words(n["predicted_regions"], width, sizes[name])
+  out |= _pooled(model, heads, n)
+  for name in {"refer", "refer_mlp"} & heads if n["regions"] else ():
+    up = flops.linear(1, width, width) if name == "refer_mlp" else 0.0
     out[name] = rows * n["regions"] * (up + flops.linear(1, width, 1))
   keywords = {} if objective is None else objective.keywords
   if keywords.get("wra_coef"):  # word-region alignment compares all pairs
@@ -70,22 +66,54 @@ def forward(
   return out
 
 
-def counts(batch, lengths, objective) -> dict[str, float]:
-  """Rows, and vectors a row: tokens, text, regions, masked, predicted_regions."""
+def _pooled(model, heads, n) -> dict[str, float]:
+  """Heads on the first state, and those of NLVR2."""
+  rows, width, out = n["rows"], model.width, {}
+  pooled = {"itm": 2, "rank": 1, "triplet": 2, "vqa": model.num_answers, "vcr": 2}
+  read = set(pooled) & heads if n["text"] else set()
+  for name in read:
+    up = 2 * width if name in ("vqa", "vcr") else 0
+    up_cost = flops.linear(1, width, up)
+    out[name] = rows * (up_cost + flops.linear(1, up or width, pooled[name]))
+  sides = rows * len(n["tokens"])  # sequences; two make an example of NLVR2
+  if read or "pair" in heads:
+    out["pooler"] = sides * flops.linear(1, width, width)
+  if "pair" in heads:
+    out["pair"] = sides / 2 * flops.linear(1, 2 * width, 2)
+  if "paired_attn" in heads:
+    first, second = n["tokens"] if len(n["tokens"]) == 2 else n["tokens"] * 2
+    cost = sum(
+      flops.cross(own, other, width, other)
+      + flops.linear(own, 2 * width, width)
+      + 2 * flops.linear(own, width, 1)  # the pool's scores, and its weighted sum
+      for own, other in ((first, second), (second, first))
+    )
+    out["paired_attn"] = sides / 2 * (cost + flops.linear(1, 2 * width, 2))
+  return out
+
+
+def counts(model, batch, lengths, objective) -> dict:
+  """Rows, and vectors a row: text, regions, masked, predicted_regions; `tokens` is a
+  list, of each sequence that a row is encoded as.
+  """
   size = lambda key: batch[key].shape[1] if key in batch else 0
   useful, lengths = lengths is not None, lengths or {}
-  shape = {"text": size("text_ids")}
-  shape["regions"] = size("regions_mask") + size("regions2_mask")
-  both = shape["text"] + shape["regions"]
-  shape["tokens"] = size("fuse_index") or both
-  out = {"rows": next(iter(batch.values())).shape[0]}
-  out["tokens"] = lengths.get("tokens", shape["tokens"])
+  one, other = size("regions_mask"), size("regions2_mask")
+  shape = {"text": size("text_ids"), "regions": one + other}
+  both = sum(shape.values())
+  out = {"rows": families.rows(batch)}
   # Given only the fused length, text and regions share it as they share the shapes.
-  share = out["tokens"] / max(both, 1) if "tokens" in lengths else 1.0
+  share = lengths["tokens"] / max(both, 1) if "tokens" in lengths else 1.0
   for name in ("text", "regions"):
     out[name] = lengths.get(name, shape[name] * share)
+  if other and set(model.heads) & TWO:  # the second sequence is not compacted
+    first = size("fuse_index") or shape["text"] + one
+    out["tokens"] = [first * share, (shape["text"] + other) * share]
+  else:
+    out["tokens"] = [lengths.get("tokens", size("fuse_index") or both)]
   keywords = {} if objective is None else objective.keywords
-  places = size("mlm_positions") or keywords.get("max_masked", 0)
+  places = size("mlm_positions")
+  places = places or min(keywords.get("max_masked", 0), shape["text"])
   rate = keywords.get("rate", 1.0)
   words = max(out["text"] - 2, 0)  # [CLS] and [SEP] are never masked
   out["masked"], out["predicted_regions"] = places, out["regions"]
@@ -95,24 +123,13 @@ def counts(batch, lengths, objective) -> dict[str, float]:
   return out
 
 
-def recomputed(model, batch) -> float:
-  """FLOPs of a forward pass that rematerialisation runs again in the backward one."""
-  n = counts(batch, None, None)
-  tokens, width = n["tokens"], model.width
-  again = {
-    "none": 0.0,
-    "dots": flops.attention(tokens, width, tokens),  # matmuls of weights are kept
-    "full": flops.block(tokens, width, model.mlp_dim or 4 * width, tokens),
-  }
-  return n["rows"] * model.depth * again[model.remat]
+def recomputed(model, batch, objective) -> float:
+  n = counts(model, batch, None, None)
+  layers = lambda tokens: (model.depth, tokens, model.width, model.mlp_dim)
+  again = (sequence.again(model.remat, *layers(tokens)) for tokens in n["tokens"])
+  return n["rows"] * sum(again)
 
 
 def moved(model, batch, shards, parts) -> list[tuple[str, int, float, str]]:
-  """Sums of partial outputs over the mesh axis `model`, two a layer and direction."""
-  if parts == 1:
-    return []
-  n = counts(batch, None, None)
-  wide = 4 if model.dtype == "float32" else 2
-  each = n["rows"] / shards * n["tokens"] * model.width * wide
-  count = 4 * model.depth
-  return [("all-reduce", count, count * each, "model")]
+  n = counts(model, batch, None, None)
+  return sequence.partial_sums(model, n["rows"], sum(n["tokens"]), shards, parts)
