@@ -7,6 +7,6 @@ if [ $# -eq 0 ]; then
   "$PYTHON" -m pip check
   "$PYTHON" -m ruff check .
   "$PYTHON" -m ruff format --check .
-  set -- -m "not slow" -n 2 --dist loadfile --durations=25
+  set -- -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 fi
 exec "$PYTHON" -m pytest "$@"

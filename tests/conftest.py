@@ -22,6 +22,27 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
+# Files that take long come first, so that no process is left alone with one at the end.
+LONG = (
+  "tests/test_configs.py",
+  "tests/test_devices.py",
+  "tests/faults/test_runs.py",
+  "tests/test_train.py",
+  "tests/test_notebooks.py",
+  "tests/objectives/test_siamese_objectives.py",
+  "tests/objectives/test_packed_rows.py",
+  "tests/objectives/test_cluster.py",
+  "tests/models/test_mmv.py",
+  "tests/data_pipelines/test_vcr_and_refcoco.py",
+  "tests/data_pipelines/test_text_regions.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+  place = lambda item: item.nodeid.partition("::")[0]
+  items.sort(key=lambda i: LONG.index(place(i)) if place(i) in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def twins(tmp_path_factory):
   """Generated stand-ins made anew by this code, once a session."""
