@@ -180,7 +180,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
   "path",
   [
     "configs/howto100m/pretrain.py:runlocal",
-    "configs/audio_visual/l3.py:runlocal",
+    pytest.param("configs/audio_visual/l3.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/ave.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/avol.py:runlocal", marks=pytest.mark.slow),
     "configs/audio_visual/avts.py:runlocal",
