@@ -224,16 +224,26 @@ class Table:
   def select(self, where: Mapping) -> np.ndarray:
     """[n] int64, the records whose columns have the given value, or one of a list.
 
-    Raises: UserError on an unknown column.
+    A mapping `dict(least=2.0, below=8.0)` is a range, of which either end may lack;
+    the column "record" is the number of a record, so that `record=dict(below=600)` are
+    the first 600.
+    Raises: UserError on an unknown column, or another key of a range.
     """
-    keep = np.ones(len(self), bool)
+    keep, columns = np.ones(len(self), bool), {"record": np.arange(len(self))}
+    columns |= self.columns
     for name, value in where.items():
-      if name not in self.columns:
+      if name not in columns:
         raise UserError(
           f"where: {self.dir} ({self.split}) has no column {name!r}."
-          f"{nearest(name, self.columns)}"
+          f"{nearest(name, columns)}"
         )
-      keep &= np.isin(self.columns[name], np.atleast_1d(value))
+      if not isinstance(value, Mapping):
+        keep &= np.isin(columns[name], np.atleast_1d(value))
+        continue
+      if not value or set(value) - {"least", "below"}:
+        raise UserError(f"where.{name}={dict(value)}: give least, below, or both.")
+      keep &= columns[name] >= value.get("least", -np.inf)
+      keep &= columns[name] < value.get("below", np.inf)
     return np.flatnonzero(keep)
 
   def place(self, record: int) -> dict:

@@ -11,12 +11,12 @@ import ctypes
 
 # Of malloc.h: heaps, pieces mapped, and what is given back when freed.
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
-MOST = 2**31 - 1
+NEVER = -1  # trim: 2**31 - 1 would give back whatever is above two gigabytes
 # The same for a process that is to be started.
 KEEP = {
   "MALLOC_ARENA_MAX": "1",
   "MALLOC_MMAP_MAX_": "0",
-  "MALLOC_TRIM_THRESHOLD_": str(MOST),
+  "MALLOC_TRIM_THRESHOLD_": str(2**64 - 1),
 }
 
 
@@ -28,5 +28,5 @@ def keep() -> bool:
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   if mallopt is None:
     return False
-  given = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: MOST}
+  given = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: NEVER}
   return all([mallopt(key, value) for key, value in given.items()])

@@ -6,6 +6,7 @@
   --mean held,seed                   over `held` in each seed, then over the seeds
   --compare system                   paired differences to the first value of an axis
   --metric 'probe|recall@1'          only these
+  --against caption/cider_d=copied/cider_d            of one metric to another
 
 Every cell trains in its own directory under --workdir and is evaluated as its config
 says. Started again, cells that are done are kept, and the one that was stopped goes on.
@@ -26,7 +27,9 @@ def main(changes):
   from vlp_jax import sweep
 
   axes = [sweep.parse(text) for text in FLAGS.over]
+  against = dict(text.partition("=")[::2] for text in FLAGS.against)
   told = dict(over=FLAGS.mean, compare=FLAGS.compare, metric=FLAGS.metric)
+  told["against"] = against
   show(run(FLAGS.config, axes, FLAGS.workdir, changes), axes, FLAGS.workdir, **told)
 
 
@@ -56,17 +59,22 @@ def _say(text):
   print(text, flush=True)
 
 
-def show(found, axes, workdir, *, over=(), compare="", metric="", title="Sweep"):
-  """Prints and writes what the cells say together."""
+def show(found, axes, workdir, *, metric="", title="Sweep", **told):
+  """Prints and writes what the cells say together.
+
+  Args:
+    told: `over`, `compare`, `against` of `vlp_jax.sweep.summary`.
+  """
   from vlp_jax import plots, report, sweep
   from vlp_jax import workdir as files
 
+  over, compare = told.get("over", ()), told.get("compare", "")
   known = [a.name for a in axes]
   for name in [*over, *([compare] if compare else [])]:
     if name not in known:
       raise command.UserError(f"no axis {name!r}; there are {', '.join(known)}.")
   names = sweep.metrics(found, metric)
-  results = sweep.summary(found, names, over=over, compare=compare)
+  results = sweep.summary(found, names, **told)
   for name, r in results.items():
     error = f" +- {r.ci / 1.96:.4f}" if r.ci == r.ci else ""
     print(f"{name}: {r.value:.4f}{error}   ({r.protocol})")
@@ -94,5 +102,6 @@ if __name__ == "__main__":  # flags here: other commands import `run` and `show`
   )
   flags.DEFINE_list("mean", [], "Axes to take means over, one after the other.")
   flags.DEFINE_string("compare", "", "Axis of the paired differences.")
+  flags.DEFINE_multi_string("against", [], "METRIC=BASELINE; may be repeated.")
   flags.DEFINE_string("metric", "", "Regular expression on the names of metrics.")
   command.main(main, overrides=True)

@@ -94,6 +94,11 @@ def test_the_summary_is_told_and_drawn(found, tmp_path, capsys):
   page = (tmp_path / "report.html").read_text()
   assert "probe by system" in page
   assert page.count("<svg") >= 1
+  sweeps = [(c, r | {"prior": Result(value(c) / 2)}) for c, r in found]
+  many = sweep.summary(sweeps, [], over=over, against={"probe": "prior"})
+  assert many["system=a: probe minus prior"].value == pytest.approx(0.305 / 2)
+  with pytest.raises(UserError, match=r"no metric 'priors'\. Did you mean 'prior'"):
+    sweep.summary(sweeps, [], over=over, against={"probe": "priors"})
   with pytest.raises(UserError, match="no axis 'seeds'"):
     command.show(found, AXES, str(tmp_path), over=["seeds"])
   with pytest.raises(UserError, match="finds none of probe, loss"):

@@ -19,6 +19,7 @@ import numpy as np
 from vlp_jax import settings, workdir
 from vlp_jax.errors import UserError
 from vlp_jax.metrics import Result
+from vlp_jax.resolve import nearest
 
 Cell = dict[str, str]  # axis -> value
 
@@ -151,6 +152,14 @@ def differences(
   yield from _grouped(pairs, [name for name in over if name != axis])
 
 
+def gaps(
+  found: Found, metric: str, other: str, over: Sequence[str] = ()
+) -> Iterator[tuple[Cell, Mean]]:
+  """Like `means`, of the differences of two metrics of one run."""
+  both = ((c, r[metric].value - r[other].value) for c, r in found)
+  yield from _grouped(both, over)
+
+
 def _grouped(values, over):
   groups: dict[tuple, tuple[Cell, dict]] = {}
   for cell, value in values:
@@ -179,9 +188,12 @@ def summary(
   *,
   over: Sequence[str] = (),
   compare: str = "",
+  against: Mapping[str, str] | None = None,
 ) -> dict[str, Result]:
-  """All means, and differences along the axis `compare`, as results.
+  """All means, differences along the axis `compare`, and of the metrics of `against`
+  {metric: the one to subtract}, as results.
 
+  Raises: UserError where a metric of `against` is missing.
   `n` counts the values of the mean, `ci` is 1.96 standard errors, the protocol lists
   the values.
   """
@@ -194,6 +206,13 @@ def summary(
       for cell, m in differences(found, metric, compare, over):
         versus = f"{place(cell)} minus {found[0][0][compare]}"
         out[_title(metric, versus)] = _result(m, 0.0, over)
+  for metric, other in (against or {}).items():
+    for name in (metric, other):
+      if not all(name in r for _, r in found):
+        raise UserError(f"--against: no metric {name!r}.{nearest(name, found[0][1])}")
+    for cell, m in gaps(found, metric, other, over):
+      versus = f"{metric} minus {other}"
+      out[_title(versus, place(cell) if cell else "")] = _result(m, 0.0, over)
   return out
 
 

@@ -33,10 +33,13 @@ VIEWS = dict(
   gain={},
   noise=dict(snr_db=(20, 50)),
 )
+TOWER = dict(depths=(1,), widths=(64,), stem_width=24, pool="parts", neck=192)
 
 
 # Tiny, for generated "speech" (`synthetic/spoken`).
-TINY = dict(depths=(1,), widths=(16,), stem_width=4, pool="parts", parts=2, bands=2)
+TINY = dict(
+  depths=(1,), widths=(16,), stem_width=4, pool="parts", parts=2, bands=2, neck=8
+)
 
 
 def on_generated_sounds(c):
@@ -61,6 +64,7 @@ def get_config(arg=None):
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, arg.steps
   c.model = dict(name="siamese", variant="word", clusters=arg.clusters)
+  c.model.update(normalise="example", tower_args=TOWER)
   c.input = dict(task="sounds", dir="data/fsdd", split="all", rows=64, seconds=1.0)
   c.input.mixture = one_by_one
   views = dict(views=VIEWS, stream="audio")

@@ -2,8 +2,8 @@
 
   depth   seconds from the call of jit to a compiled step of UNITER 768 wide, and size
           of its program, 24 layers over 6: the layers are scanned; goal 1.25
-  again   the same until the first result, in a second process that finds the
-          persistent cache of `launch.command`, over the first process; goal 0.2
+  again   the same in a second process that finds the persistent cache of
+          `launch.command`, over the first process; goal 0.2
 
 Each time is of a process of its own, with an empty cache directory where it is the
 first, in alternating rounds; figures are medians and ranges of ratios. By processor
@@ -45,15 +45,10 @@ def facts(depth: int, *, small: bool = False) -> dict[str, int]:
   return {"lines": text.count("\n")}
 
 
-def once(case: str, depth: int, run: bool) -> dict:
-  """Traces and compiles here, and takes a step if `run`; processor seconds."""
+def once(case: str, depth: int) -> dict:
+  """Traces and compiles here, or finds it compiled; processor seconds."""
   made = training(case, depth)
-  if run:
-    made.state = made.make()
   begin = time.process_time()
-  if run:
-    made.run()
-    return {"s": time.process_time() - begin}
   lowered = made.lowered()
   traced = time.process_time() - begin
   lowered.compile()
@@ -61,10 +56,10 @@ def once(case: str, depth: int, run: bool) -> dict:
   return {"s": time.process_time() - begin, "trace_s": traced, "lines": lines}
 
 
-def child(case: str, depth: int, cache: str, *, run: bool) -> dict:
+def child(case: str, depth: int, cache: str) -> dict:
   """`once` in a process of its own, with that cache directory."""
   env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-  args = [f"--here={case}", f"--depth={depth}", f"--run={run}"]
+  args = [f"--here={case}", f"--depth={depth}"]
   done = subprocess.run(
     [sys.executable, "-m", __spec__.name, *args],
     env=env,
@@ -95,14 +90,14 @@ def ratios(bench: str, case: str, found: list[tuple[dict, dict]], **more) -> Non
 def main():
   given, _ = flags.FLAGS, timing.one_core()
   if given.here:
-    print(json.dumps(once(given.here, given.depth, given.run)))
+    print(json.dumps(once(given.here, given.depth)))
     return
   deep = []
   for _ in range(given.rounds if "depth" in given.cases else 0):
     pair = []
     for depth in (6, 24):
       with tempfile.TemporaryDirectory() as cache:
-        pair.append(child("uniter", depth, cache, run=False))
+        pair.append(child("uniter", depth, cache))
     deep.append(pair)
   if deep:
     lines = deep[0][1]["lines"] / deep[0][0]["lines"]
@@ -111,7 +106,7 @@ def main():
     pairs = []
     for _ in range(given.rounds):
       with tempfile.TemporaryDirectory() as cache:
-        pairs.append([child(case, 12, cache, run=True) for _ in range(2)])
+        pairs.append([child(case, 12, cache) for _ in range(2)])
     ratios("again", case, pairs)
 
 
@@ -120,5 +115,4 @@ if __name__ == "__main__":  # here, so that two benchmarks can be imported toget
   flags.DEFINE_integer("rounds", 3, "Pairs of processes a case.")
   flags.DEFINE_enum("here", "", ("", *CASES), "Compile this one, here.")
   flags.DEFINE_integer("depth", 12, "Layers, with --here.")
-  flags.DEFINE_bool("run", False, "Take a step as well, with --here.")
   command.main(main)

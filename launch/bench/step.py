@@ -31,6 +31,7 @@ from launch.bench import timing
 from vlp_jax.errors import UserError
 
 PEERS = pathlib.Path(__file__).parent / "peers"
+WARM = 5  # rounds until the heap of a large network no longer grows
 GOALS = {("tiny", "torch"): 1.0, ("tiny", "linen"): 1.3, ("base", "torch"): 1.1}
 
 
@@ -99,7 +100,7 @@ def measure(
       env = host_memory.KEEP if keep else None
       others.append(Torch(torch, given, steps, env=env))
       cases[f"torch {kind}"] = others[-1]
-    found = timing.alternate(cases, rounds, clock=None)
+    found = timing.alternate(cases, rounds, clock=None, warm=WARM)
   finally:
     for other in others:
       other.close()

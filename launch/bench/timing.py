@@ -33,20 +33,24 @@ def spent(fn: Callable[[], object], clock: Callable[[], float]) -> Callable[[], 
 
 
 def alternate(
-  cases: Mapping[str, Callable[[], object]], rounds: int, *, clock=time.perf_counter
+  cases: Mapping[str, Callable[[], object]],
+  rounds: int,
+  *,
+  clock=time.perf_counter,
+  warm: int = 1,
 ) -> dict[str, np.ndarray]:
   """name -> [rounds] seconds: every case once a round, so that all see the same load.
 
-  Each is run once before, for compiles and caches. `clock` may be
+  Each is run `warm` times before, for compiles and caches. `clock` may be
   `time.process_time`: what this process used, whatever else the machine does; with None
   the cases return their own seconds, as those do that run in another process.
   """
   timed = {k: fn if clock is None else spent(fn, clock) for k, fn in cases.items()}
   found = {name: [] for name in cases}
-  for k in range(rounds + 1):
+  for k in range(warm + rounds):
     for name, fn in timed.items():
       seconds = fn()
-      if k:
+      if k >= warm:
         found[name].append(seconds)
   return {name: np.array(s) for name, s in found.items()}
 

@@ -47,8 +47,12 @@ def test_index_columns_and_foreign_files(small, tmp_path):
   assert table.columns["third"].tolist() == [0, 2, 1, 0, 2, 1, 0, 2, 1]
   assert table.select({"third": [0, 2]}).tolist() == [0, 1, 3, 4, 6, 7]
   assert table.select({"name": "n4", "third": 1}).tolist() == [2]
+  assert table.select({"record": {"below": 3}}).tolist() == [0, 1, 2]
+  assert table.select({"third": {"least": 1, "below": 2}}).tolist() == [2, 5, 8]
   with pytest.raises(errors.UserError, match="Did you mean 'third'"):
     table.select({"thrid": 0})
+  with pytest.raises(errors.UserError, match="give least, below, or both"):
+    table.select({"third": {"most": 1}})
   # TensorFlow agrees with our framing, and we with TensorFlow's.
   files = [str(p) for p in table.paths]
   native = [x.numpy() for x in tf.data.TFRecordDataset(files)]

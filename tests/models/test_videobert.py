@@ -476,3 +476,24 @@ def test_scores_of_several_right_classes():
   assert found["verb@1_prior"].value == 0.0  # all tie: against us
   np.testing.assert_allclose(found["verb@1"].chance, (2 / 3 + 1 / 3) / 2)
   np.testing.assert_allclose(found["verb@2"].chance, (1 + 2 / 3) / 2)
+
+
+def test_one_word_for_several_classes():
+  def apply(variables, batch, *, rng=None, train=False, method=None):
+    rows = len(batch["text_ids"])
+    return {"mlm_logits": jnp.zeros((rows, 1, 40)).at[:, 0, 5].set(1.0)}, {}
+
+  clips, label = np.zeros((3, 1), np.int32), np.array([0, 1, 2], np.int32)
+  evaluator = zero_shot_template.Evaluator(
+    apply,
+    [{"clips_tokens": clips, "label": label}],
+    template="[MASK]",
+    ks=(1,),
+    vocab=VOCAB,
+    labels=("label",),
+    candidates=(("verb", ("word5", "word5", "word6")),),
+    tokens=[f"word{i}" for i in range(40)],
+  )
+  found = dict(evaluator.run({}))["verb@1"]
+  assert found.value == pytest.approx(2 / 3)  # classes 0 and 1
+  assert found.chance == 0.5  # of two words

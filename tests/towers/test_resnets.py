@@ -274,3 +274,23 @@ def test_pool_parts_reads_real_frames_only():
   assert not np.allclose(
     out[0], net.apply(variables, x.at[0, 56:].add(9.0))["features"][0]
   )
+  # A neck: dense, BN with calibrated statistics, ReLU, over the same features.
+  narrow = net.clone(neck=5)
+  variables = narrow.init(jax.random.key(0), x, frames=frames)
+  got, new = narrow.apply(
+    variables, x, frames=frames, train=True, mutable=["batch_stats"]
+  )
+  dense, parts = variables["params"]["neck"], dict(variables["params"])
+  del parts["neck"], parts["neck_bn"]
+  trunk = {"trunk": variables["batch_stats"]["trunk"]}
+  plain, _ = net.apply(
+    {"params": parts, "batch_stats": trunk},
+    x,
+    frames=frames,
+    train=True,
+    mutable=["batch_stats"],
+  )
+  y = np.asarray(plain["features"] @ dense["kernel"] + dense["bias"])
+  want = np.maximum((y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5), 0)
+  np.testing.assert_allclose(got["features"], want, atol=1e-4)
+  assert new["batch_stats"]["neck_bn"]["mean"].shape == (5,)

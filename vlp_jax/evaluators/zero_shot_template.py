@@ -30,7 +30,8 @@ class Evaluator:
       (windows of a clip) are averaged in log-probability.
     candidates: for each gap in order (name, words), as (("verb", ("cut", "stir")),
       ("object", ("onion",))), where the words stand in the order of the label's
-      classes; a gap without a name or words is not scored.
+      classes, of which several may have one word; a gap without a name or words is not
+      scored.
     labels: a batch key for each gap that is scored: [B] int (-1 unknown), or [B, C]
       with nonzero entries for several right classes, of which one among the k is a hit.
     template: words as they stand in `tokens`, gaps as "[MASK]", without [CLS], [SEP].
@@ -66,7 +67,7 @@ class Evaluator:
     if len(named) != len(labels):
       raise ValueError(f"{len(named)} gaps are scored, {len(labels)} labels given.")
     self.slots = [
-      (i, name, np.array([_id(w, ids) for w in words]), label)
+      (i, name, *_choices(words, ids), label)
       for (i, name, words), label in zip(named, labels, strict=True)
     ]
     self.gaps = np.array(gaps, np.int32)
@@ -87,7 +88,7 @@ class Evaluator:
       text["text_mask"] = jnp.ones(text["text_ids"].shape, bool)
       out, _ = apply(variables, text | clips if video else text, train=False)
       found = {}
-      for i, _, ids, _ in self.slots:
+      for i, _, ids, *_ in self.slots:
         logits = out["mlm_logits"][:, i, jnp.asarray(ids)]  # [B, C]
         found[f"slot_{i}"] = jax.nn.log_softmax(logits, axis=-1)
       return found, {}
@@ -98,9 +99,10 @@ class Evaluator:
     """`<name>@k` and `<name>@k_prior` for every scored gap and k."""
     out = self.forward(variables, self.batches)
     blind = self.prior(variables, [self._one_row()])
-    for i, name, ids, label in self.slots:
+    for i, name, ids, word_of, label in self.slots:
       scores = collect.group_mean(out[f"slot_{i}"], out.get("group_id"))
-      right = _relevant(out[label], len(ids), label)[scores.first]  # [n, C]
+      classes = _relevant(out[label], len(word_of), label)[scores.first]
+      right = classes @ (word_of[:, None] == np.arange(len(ids)))  # [n, C]
       known = right.any(axis=1)
       if not known.any():
         raise ValueError(f"no row has a {label}.")
@@ -137,6 +139,13 @@ def _id(word, ids) -> int:
       "single tokens."
     )
   return ids[word]
+
+
+def _choices(words, ids) -> tuple[np.ndarray, np.ndarray]:
+  """(ids [C] of the distinct words, [classes] which of them each class has)."""
+  distinct = list(dict.fromkeys(words))
+  word_of = [distinct.index(w) for w in words]
+  return np.array([_id(w, ids) for w in distinct]), np.array(word_of)
 
 
 def _relevant(label, count, name) -> np.ndarray:

@@ -28,6 +28,7 @@ class AudioResNet(nn.Module):
       means over `parts` stretches of the real frames and `bands` of the bins, side by
       side, for words, whose sounds have an order.
     parts, bands: of pool "parts".
+    neck: width of a dense layer with BN and ReLU behind the pool; 0 for none.
     bn_eps, bn_momentum, bn_groups: see `layers.norm`.
   """
 
@@ -37,6 +38,7 @@ class AudioResNet(nn.Module):
   pool: str = "all"
   parts: int = 6
   bands: int = 5
+  neck: int = 0
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
   bn_groups: int = 1
@@ -58,16 +60,17 @@ class AudioResNet(nn.Module):
     """
     if self.pool not in ("all", "time", "parts"):
       raise ValueError(f"pool is {self.pool!r}; give 'all', 'time' or 'parts'.")
+    bn = functools.partial(
+      norm.BatchNorm,
+      momentum=self.bn_momentum,
+      eps=self.bn_eps,
+      groups=self.bn_groups,
+    )
     trunk = resnet.ResNetV2(
       self.depths,
       self.widths,
       self.stem_width,
-      norm=functools.partial(
-        norm.BatchNorm,
-        momentum=self.bn_momentum,
-        eps=self.bn_eps,
-        groups=self.bn_groups,
-      ),
+      norm=bn,
       dtype=self.dtype,
       name="trunk",
     )
@@ -80,6 +83,11 @@ class AudioResNet(nn.Module):
     else:
       y = y.mean(1)  # [B, m, D]
       y = y.mean(1) if self.pool == "all" else y.reshape(len(y), -1)
+    if self.neck:
+      init = nn.initializers.lecun_normal()
+      y = nn.Dense(self.neck, kernel_init=init, dtype=self.dtype, name="neck")(y)
+      y = bn(dtype=self.dtype, name="neck_bn")(y, train=train, where=where)
+      y = wide(nn.relu(y))
     return {"features": y, "last": out["last"]}
 
 
