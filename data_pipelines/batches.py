@@ -209,6 +209,23 @@ def _unpacked(table):
   return {"candidates": flat[slots], "slots": slots, "rows": len(table)}
 
 
+def _planned(order, host, num_hosts, window, batch):
+  """What the reader is to read, ahead of the loop.
+
+  No method: a stream that knows its `Batches` would be freed by the garbage collector
+  alone, at any time and in any thread.
+  """
+  while True:
+    epoch, batches = order.window(window)
+    for k in range(batch, len(batches)):
+      rung, ids = batches[k]
+      table = order.candidates(window, k, rung, ids, CANDIDATES)
+      at = {"window": window, "batch": k, "epoch": epoch, "rung": rung}
+      mine = np.split(table, num_hosts)[host]
+      yield at | (_unpacked(mine) if mine.ndim == 3 else {"candidates": mine})
+    window, batch = window + 1, 0
+
+
 class Batches:
   """The rows of one host of an endless sequence of batches.
 
@@ -230,24 +247,14 @@ class Batches:
     self.num_examples, self.rungs = len(source.lengths), source.rungs
     self.bad = source.quarantine.bad
 
-  def _planned(self, window, batch):  # runs ahead of the loop
-    while True:
-      epoch, batches = self._plan.window(window)
-      for k in range(batch, len(batches)):
-        rung, ids = batches[k]
-        table = self._plan.candidates(window, k, rung, ids, CANDIDATES)
-        at = {"window": window, "batch": k, "epoch": epoch, "rung": rung}
-        mine = np.split(table, self._num_hosts)[self._host]
-        yield at | (_unpacked(mine) if mine.ndim == 3 else {"candidates": mine})
-      window, batch = window + 1, 0
-
   def __iter__(self) -> "Batches":
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
     if self._stream is None:
       at = self._state["window"], self._state["batch"]
-      self._stream = self._source.reader.stream(self._planned(*at))
+      planned = _planned(self._plan, self._host, self._num_hosts, *at)
+      self._stream = self._source.reader.stream(planned)
     planned, made = next(self._stream)
     batch = self._source.finish(planned, made)
     at = {"window": int(planned["window"]), "batch": int(planned["batch"]) + 1}

@@ -24,6 +24,7 @@ from vlp_jax import errors
 
 PER_SHARD = 128
 COLUMNS = ("duration_s", "num_narrations", "num_captions", "num_features")
+MOMENTS = ("num_moments", "task", "num_steps")  # of sources with annotated moments
 DROPPED = ("video/frames", "video/times", "video/height", "video/width", "audio/pcm")
 DROPPED += ("video/rate_hz", "audio/rate_hz")
 KEPT_SHARDS = 4  # of whose features the host keeps what was not written yet
@@ -75,6 +76,7 @@ class Split:
     self.window_s, self.stride_s = window_s, stride_s
     definition = whole._source.definition
     self.table, self.record = whole._source.table, definition.record
+    self.more = tuple(k for k in MOMENTS if k in self.table.columns)
     self.records = np.unique(self.record)
     self.num_shards = max(1, -(-len(self.records) // PER_SHARD))
     self._kept = collections.OrderedDict()
@@ -141,6 +143,7 @@ class Split:
       "num_narrations": len(lists.get("narration/text", ())),
       "num_captions": len(lists.get("caption/text", ())),
       "num_features": len(x),
+      **{k: int(self.table.columns[k][record]) for k in self.more},
     }
     return records.encode(kept, lists), columns
 
@@ -198,7 +201,7 @@ def write(
     out,
     {name: split.rows() for name, split in splits.items()},
     encode,
-    columns=COLUMNS,
+    columns=(*COLUMNS, *first.more),
     settings=dict(settings),
     info=info,
     per_shard=PER_SHARD,

@@ -10,6 +10,7 @@ behaviour.
 
 import collections
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -18,8 +19,10 @@ import tensorflow as tf
 
 from data_pipelines import index, plan
 from data_pipelines.tasks import definition as definitions
+from vlp_jax.errors import UserError
 
 _BUFFER = 1 << 18  # bytes read at once
+_THREADS = "read-records"
 _SCALAR = tf.TensorSpec([], tf.int64)
 _PLANNED = {k: _SCALAR for k in ("window", "batch", "epoch", "rung")}
 _PLANNED["candidates"] = tf.TensorSpec([None, None], tf.int64)
@@ -75,6 +78,7 @@ def scan(
     fn: [] string tensor -> dict of scalar tensors.
   Returns: dicts of [n] arrays with `index` [n] int64, the records in order.
   """
+  _check_open(table.paths)
   places = _Places(table)
 
   def one(i):
@@ -95,6 +99,19 @@ def _message(error) -> str:
   causes = [line for line in lines if not re.match(place, line)] or lines
   cause = re.sub(r"^.*transformation with iterator: \S+: ", "", causes[-1])
   return " ".join(cause.split())[:300]
+
+
+def _check_open(paths: Iterable) -> None:
+  """Raises UserError for a shard that cannot be opened.
+
+  Each further call meets that error again, so that `ignore_errors` would never end.
+  """
+  for path in paths:
+    try:
+      with tf.io.gfile.GFile(str(path), "rb") as file:
+        file.read(1)
+    except tf.errors.OpError as error:
+      raise UserError(f"{path}: the shard cannot be read: {_message(error)}") from None
 
 
 class Reader:
@@ -226,6 +243,9 @@ class Reader:
     planned = {k: np.asarray(x, np.int64) for k, x in planned.items()}
     made = self._clean(planned)
     if made is None:
+      rows = planned["candidates"][planned["candidates"] != plan.NONE]
+      files = np.unique(self.table.file[self.definition.record[rows]])
+      _check_open(self.table.paths[k] for k in files)
       made = self._make({k: tf.constant(planned[k]) for k in _PLANNED})
       made = {k: x.numpy() for k, x in made.items()}
     return planned, made
@@ -242,7 +262,7 @@ class Reader:
     Returns: what was planned, and the padded keys with `row` [b], the row that was
       used; NONE where none was planned or all candidates are damaged.
     """
-    pool = futures.ThreadPoolExecutor(self.workers, "read")
+    pool = futures.ThreadPoolExecutor(self.workers, _THREADS)
     ahead = collections.deque()
     try:
       for p in planned:
@@ -252,7 +272,9 @@ class Reader:
       while ahead:
         yield ahead.popleft().result()
     finally:
-      pool.shutdown(wait=True, cancel_futures=True)
+      # Garbage may be collected in one of these threads, which cannot wait for itself.
+      own = threading.current_thread().name.startswith(_THREADS)
+      pool.shutdown(wait=not own, cancel_futures=True)
 
   def _count(self, row, epoch, rung):
     one = tf.data.Dataset.from_tensors(row)

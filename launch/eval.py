@@ -4,6 +4,9 @@ Runs the evaluators of the config (`evals`) on the newest valid checkpoint of th
 workdir, or on --checkpoint (a workdir, a checkpoint or an export), and writes
 results.json and report.html to the workdir.
 
+With a config that has no `tasks` (configs/mil_nce/youcook2.py) nothing but --checkpoint
+and the test data is needed: model and vocabulary are the checkpoint's own.
+
 With a config of configs/probe it trains classifiers on frozen features of --checkpoint,
 whose own config.json names the model; a directory of feature shards (launch.extract)
 is taken as well. --config.data=DIR names the prepared data. Features are kept in the
@@ -30,12 +33,19 @@ def main(changes):
   if "stream" in config:
     _probe(config)
     return
+  if not config.get("tasks"):
+    _zero_shot(config)
+    return
   from launch import examples
-  from vlp_jax import checkpoint, evaluate, report, train
+  from vlp_jax import checkpoint, evaluate, report, restore, snapshot, train
   from vlp_jax import workdir as workdir_lib
 
   run = train.Run(config, FLAGS.workdir)
   path = FLAGS.checkpoint or FLAGS.workdir
+  meaning = run.meaning
+  restore.same_meaning(
+    path, snapshot.identities(meaning["vocab"], None, meaning["trees"])
+  )
   average = bool(run.settings.optim.get("ema"))
   variables = checkpoint.load_variables(path, average=average)
   state = evaluate.place(run.make(), variables, run.shardings)
@@ -45,6 +55,15 @@ def main(changes):
   _tell(results)
   pictures = examples.pictures(run.evaluators)
   print(f"report: {report.of_run(FLAGS.workdir, pictures=pictures)}")
+
+
+def _zero_shot(config):
+  command.require("checkpoint")
+  from vlp_jax import distributed, report, zero_shot
+
+  distributed.start()
+  _tell(zero_shot.run(config, FLAGS.workdir, FLAGS.checkpoint))
+  print(f"report: {report.of_run(FLAGS.workdir)}")
 
 
 def _probe(config):

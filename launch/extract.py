@@ -153,6 +153,7 @@ def main(changes):
       splits[names[code >> 20]].compute(code & 0xFFFFF)
     return
   kept = ("name", "licence", "classes", "vocab")
+  kept += ("tasks", "max_steps", "annotators", "num_classes")  # of annotated moments
   settings = {"dataset": "extract", "source": index.read_info(source)["fingerprint"]}
   settings |= {"weights_sha256": digest, "model": dict(s.model), "method": FLAGS.method}
   settings |= {"output": FLAGS.output, "rows": FLAGS.rows, "splits": list(names)}

@@ -19,6 +19,8 @@ FORMS = [
   "configs/probe/esc50.py:c=0.01",
   "configs/probe/ucf101.py:own",
   "configs/probe/ucf101.py:split=2",
+  "configs/probe/ucf101.py:mil_nce,split=1",
+  "configs/probe/hmdb51.py:mil_nce",
   "configs/probe/folder.py:kind=sound",
 ]
 

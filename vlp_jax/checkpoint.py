@@ -2,7 +2,8 @@
 
   workdir/checkpoints/<step>/state/         the arrays, written by orbax
                              data.json      position of the data, open log line, ...
-                             config.json    vocab.json   hashes of vocabulary and labels
+                             config.json    vocab.json   hashes of vocabulary, labels
+                                                         and trees of video tokens
                              manifest.json  hash of each file; written last
 
 A step counts if and only if it has a manifest. A state is any tree of arrays; it is
@@ -12,9 +13,9 @@ is needed to read it. Random keys are not in it: they come from the seed.
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -47,8 +48,8 @@ class Checkpoints:
     every: steps between saves, after which a failed one is tried again.
     keep_last, keep_best: how many of the newest, and of the best by `best_metric`
       (`best_mode` "max" or "min"), stay.
-    vocab, labels: of this run, with `digest` and `size`, and {name: words}; a
-      checkpoint of others is refused unless `override`.
+    vocab, labels, trees: of this run, with `digest` and `size`, {name: words}, {name:
+      tree of video tokens}; a checkpoint of others is refused unless `override`.
     read_only: look only: nothing is cleaned up, nothing can be saved.
   """
 
@@ -63,6 +64,7 @@ class Checkpoints:
     best_mode: Literal["max", "min"] = "max",
     vocab: Any = None,
     labels: Mapping[str, Sequence[str]] | None = None,
+    trees: Mapping[str, Any] | None = None,
     override: bool = False,
     read_only: bool = False,
   ):
@@ -74,11 +76,16 @@ class Checkpoints:
     self.root = workdir.root(directory) / "checkpoints"
     self.every, self.keep_last, self.keep_best = every, keep_last, keep_best
     self.best_metric, self.sign = best_metric, 1 if best_mode == "max" else -1
-    self.identities = snapshot.identities(vocab, labels)
+    self.identities = snapshot.identities(vocab, labels, trees)
     self.override, self.read_only = override, read_only
     self.first = jax.process_index() == 0
     self.failures, self.saved, self.blocked_s = 0, -1, 0.0
-    self.thread, self.pending, self.error = None, -1, None
+    self.running, self.pending, self.error = None, -1, None
+    self.worker = futures.ThreadPoolExecutor(1, "checkpoint")
+    if not read_only:
+      # A thread now: making one in `save` would wait while the memory of the last step
+      # is given back, some 0.1 s for a gigabyte.
+      self.worker.submit(int)
     self.orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True))
     if not read_only and self.first:
       self.root.mkdir(parents=True, exist_ok=True)
@@ -151,9 +158,8 @@ class Checkpoints:
     except (OSError, ValueError, RuntimeError) as error:
       self.error, started = error, False
     args = (path, files, about, copies)
-    self.pending, self.thread = step, threading.Thread(target=self._finish, args=args)
-    if started:
-      self.thread.start()
+    self.pending = step
+    self.running = self.worker.submit(*((self._finish, *args) if started else (int,)))
     self.blocked_s = time.perf_counter() - start
 
   def _finish(self, path, files, about, copies):
@@ -176,7 +182,7 @@ class Checkpoints:
     Args:
       abstract: tree of jax.ShapeDtypeStruct with the shardings to restore onto.
     Raises: CheckpointError when there are checkpoints but none is valid, when `step` is
-      damaged, when the tree is another one, or vocabulary or labels are.
+      damaged, when the state is another one, or vocabulary, labels or trees are.
     """
     found, error = -1 if step is None else step, None
     if self.first:
@@ -194,31 +200,20 @@ class Checkpoints:
       raise error or CheckpointError(f"no valid checkpoint in {self.root}.")
     path = self.root / str(found)
     body = manifest.read(path)
-    self._same(path)
+    if not self.override:
+      restore.same_meaning(path, self.identities)
     state = restore.into(path, body, abstract)
     self.saved = found if not self.read_only else -1
     data, config = (workdir.read_json(path / f"{k}.json") for k in ("data", "config"))
     return Restored(found, state, data, config, body["metrics"])
 
-  def _same(self, path):
-    """Whether ids mean in this run what they meant in the one that saved."""
-    for name, old in workdir.read_json(path / "vocab.json").items():
-      new = self.identities.get(name, old)
-      if new != old and not self.override:
-        raise CheckpointError(
-          f"{name} of {path} has {old['size']} entries, sha256 {old['digest']}; this "
-          f"run's has {new['size']}, sha256 {new['digest']}. Use the same one, or say "
-          "that another is meant (override)."
-        )
-
   def _settle(self) -> Exception | None:
     """Waits for the pending save; counts and returns its error."""
-    if self.thread is None:
+    if self.running is None:
       return None
-    if self.thread.ident is not None:
-      self.thread.join()
+    self.running.result()
     error, step = self.error, self.pending
-    self.thread, self.error = None, None
+    self.running, self.error = None, None
     failed = error is not None
     if jax.process_count() > 1:
       failed = bool(multihost_utils.process_allgather(np.int32(failed)).any())
@@ -253,6 +248,7 @@ class Checkpoints:
     try:
       self.wait()
     finally:
+      self.worker.shutdown()
       self.orbax.close()
 
   def _prune(self, step):

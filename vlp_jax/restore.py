@@ -66,6 +66,30 @@ def newest(root: epath.Path) -> int:
   return -1
 
 
+def same_meaning(path: str | os.PathLike, identities: Mapping[str, Any]) -> None:
+  """Raises CheckpointError unless ids mean here what they meant in the run that saved.
+
+  Args:
+    path: a checkpoint, an export, or a workdir, of which the last step is looked at.
+    identities: `snapshot.identities` of this run. What only one of both has is no
+      difference.
+  """
+  directory = workdir.root(path)
+  if not manifest.committed(directory):
+    steps = [p for p in numbered(directory / "checkpoints") if manifest.committed(p)]
+    if not steps:
+      return  # reading the arrays says it better
+    directory = steps[-1]
+  for name, old in workdir.read_json(directory / "vocab.json").items():
+    new = identities.get(name, old)
+    if new != old:
+      raise CheckpointError(
+        f"{name} of {os.fspath(directory)} has {old['size']} entries, sha256 "
+        f"{old['digest']}; this run's has {new['size']}, sha256 {new['digest']}. Use "
+        "the same one, or say that another is meant (override)."
+      )
+
+
 def into(directory: epath.Path, body: Mapping[str, Any], abstract: Any) -> Any:
   """The state of a verified checkpoint in the structure of `abstract`.
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlp_jax import sharding
+from vlp_jax import cluster_tree, sharding
 from vlp_jax.errors import UserError
 from vlp_jax.settings import Settings
 
@@ -51,6 +51,8 @@ class Sources:
       batches, or a mapping of them by task.
     workdir: damaged records are named in its `bad_records.jsonl`.
     prefetch: a thread keeps two batches on the device ahead of the loop.
+  Attributes:
+    trees: of video tokens that the run's inputs name; see `trees`.
   """
 
   def __init__(
@@ -79,6 +81,7 @@ class Sources:
       self.key_of[task] = key
       if key not in self.iterators:
         self.iterators[key] = make()
+    self.trees = trees(settings) if data is None else {}
     self.prefetch = prefetch
     self.position = {k: it.get_state() for k, it in self.iterators.items()}
     self.running = {}
@@ -108,6 +111,21 @@ class Sources:
   def close(self) -> None:
     for thread in self.running.values():
       thread.close()
+
+
+def trees(settings: Any) -> dict[str, cluster_tree.Tree]:
+  """The trees of video tokens that inputs of a run name (`tree=`), by a short name.
+
+  A model knows the tokens of one tree: {"tree": ...}; "tree_2" and so on are others.
+  """
+  inputs = [settings.task_input(task) for task in settings.tasks]
+  for entry in settings.evals.values():
+    mine = (v for v in entry.values() if isinstance(v, Mapping))
+    inputs += [dict(settings.input) | dict(v) for v in mine]
+  paths = dict.fromkeys(str(i["tree"]) for i in inputs if i.get("tree"))
+  found = {tree.digest: tree for tree in map(cluster_tree.load, paths)}
+  name = lambda k: f"tree_{k}" if k > 1 else "tree"
+  return {name(k): tree for k, tree in enumerate(found.values(), 1)}
 
 
 def build(given: Mapping[str, Any], tokeniser, *, seed: int = 0) -> Iterator:

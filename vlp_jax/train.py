@@ -9,6 +9,7 @@ open line of the log and the task schedule.
 import collections
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,13 +88,9 @@ class Run:
     objectives = {t: s.objective(t, inject) for t in s.tasks}
     after = s.hook()
     tx_of = lambda p: optim.build(p, **({"total_steps": s.total_steps} | s.optim))
+    given = dict(seed=s.seed, extra=s.extra(), scale=dict(s.init_scale))
     self.make, self.abstract, self.shardings, self.tx = state_lib.init(
-      self.model,
-      tx_of,
-      self.mesh,
-      seed=s.seed,
-      extra=s.extra(),
-      scale=dict(s.init_scale),
+      self.model, tx_of, self.mesh, **given
     )
     self.steps = {
       t: step_lib.build(
@@ -114,7 +111,8 @@ class Run:
     self.sources = sources.Sources(
       s, self.tokeniser, self.mesh, data=data, workdir=workdir
     )
-    self.watch = preemption.Watch()
+    self.meaning = dict(vocab=self.vocab, trees=self.sources.trees)  # of ids
+    self.watch, self.key = preemption.Watch(), jax.random.key(s.seed)
     self.evaluators = evaluate.build(
       s,
       self.apply,
@@ -125,7 +123,6 @@ class Run:
       given=evals,
       check=self.watch.during_evaluation,
     )
-    self.key = jax.random.key(s.seed)
     self.useful = jax.jit(
       batch_lib.useful, out_shardings=sharding.replicated(self.mesh)
     )
@@ -138,7 +135,7 @@ class Run:
     s = self.settings
     got = saved and saved.restore(self.abstract)
     if not got and s.resume:
-      other = checkpoint.Checkpoints(s.resume, read_only=True, vocab=self.vocab)
+      other = checkpoint.Checkpoints(s.resume, read_only=True, **self.meaning)
       got = other.restore(self.abstract)
     if got:
       return got.state, got.data
@@ -157,20 +154,20 @@ class Run:
         workdir_lib.write_start(self.workdir, self.config)
         saved = stack.enter_context(
           checkpoint.Checkpoints(
-            self.workdir, **dataclasses.asdict(saving), vocab=self.vocab
+            self.workdir, **dataclasses.asdict(saving), **self.meaning
           )
         )
       state, extra = self.restore(saved)
       start = int(state.step)
-      log = monitor.Monitor(
+      self.log = monitor.Monitor(
         self.workdir,
         s.total_steps,
         start_step=start,
         tensorboard=s.tensorboard and self.workdir is not None,
         peak_flops=costs.peak(self.mesh, getattr(self.model, "dtype", "float32")),
       )
-      stack.callback(log.close)
-      self.log, self.window = log, extra.get("window", {})
+      stack.callback(self.log.close)
+      self.window = extra.get("window", {})
       self.weights = extra.get("schedule", self.weights)
       self.sources.start(extra.get("sources"))
       stack.callback(self.sources.close)
@@ -180,10 +177,8 @@ class Run:
       stack.callback(trace.close)
 
       def save(state, n, wait=False):
-        extra = dict(
-          sources=self.sources.position, window=self.window, schedule=self.weights
-        )
-        extra["pending"] = self.line and self.line[1]
+        extra = dict(sources=self.sources.position, pending=self.line and self.line[1])
+        extra |= dict(window=self.window, schedule=self.weights)
         metrics = {k: r.value for k, r in self.results.items()}
         saved.save(n, state, data=extra, config=self.config, metrics=metrics)
         if wait:
@@ -198,6 +193,9 @@ class Run:
       for n in range(start + 1, s.total_steps + 1):
         trace.before(n)
         state = self._advance(state, n)
+        if n == start + 1:  # else what a thread that saves collects holds us for 0.1 s
+          gc.freeze()
+          stack.callback(gc.unfreeze)
         due = s.eval_every and n % s.eval_every == 0
         boundary = saved is not None and n % saving.every == 0
         last = n == s.total_steps

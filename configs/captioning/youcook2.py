@@ -34,7 +34,7 @@ def get_config(arg=None):
   rows = 128 if published else 16
   c.seed, c.total_steps = 0, 40_000 if published else 5 * SEGMENTS // rows
   c.vocab = dict(name="wordpiece", file="data/bert-base-uncased-vocab.txt")
-  c.model = dict(name="captioner", variant=arg.variant)
+  c.model = dict(name="captioner", variant=arg.variant, dtype="bfloat16")
   c.model.update(encoder="features", beam=5, alpha=0.0)
   if arg.s3d:
     c.model.feature_dim = 3 * 1_024
@@ -71,7 +71,7 @@ def get_config(arg=None):
   if arg.runlocal:
     c.total_steps, c.log_every, c.checkpoint.every = 2, 1, 2
     c.vocab.file = "synthetic/segments/vocab.txt"
-    c.model.variant, c.model.feature_dim = "mu", 144
+    c.model.update(variant="mu", dtype="float32", feature_dim=144)
     c.input.update(dir="synthetic/clip_features", rows=8, max_words=16, max_seconds=4)
     for entry in (c.evals.loss, c.evals.caption):
       entry.batches.split = "test"

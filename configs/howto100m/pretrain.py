@@ -25,7 +25,7 @@ def get_config(arg=None):
   epoch = VIDEOS // ROWS  # the last, smaller batch is dropped
   c.seed, c.total_steps = 0, EPOCHS * epoch
   c.vocab = dict(name="words", file="data/howto100m_features/vocab.txt", cased=True)
-  c.model = dict(name="howto100m", variant=arg.variant)
+  c.model = dict(name="howto100m", variant=arg.variant, dtype="bfloat16")
   c.tasks = dict(ranking=dict(objective="ranking:max_margin", margin=0.1))
   c.tasks.ranking.negative_weighting, c.tasks.ranking.hard_negative_rate = True, 0.5
   c.input = dict(task="clip_features", dir="data/howto100m_features", split="train")
@@ -42,7 +42,7 @@ def get_config(arg=None):
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=3)
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:
-    c.model.variant, c.model.feature_dims = "mu", (48, 96)
+    c.model.update(variant="mu", dtype="float32", feature_dims=(48, 96))
     c.total_steps, c.log_every, c.checkpoint.every = 2, 1, 2
     c.optim.boundaries = (1,)
     c.optim.groups = ((r".*", {}),)

@@ -25,7 +25,7 @@ def get_config(arg=None):
   arg = common.parse_arg(arg, variant="s3d", runlocal=False)
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 10_000
-  c.model = dict(name="deflated", variant=arg.variant)
+  c.model = dict(name="deflated", variant=arg.variant, dtype="bfloat16")
   c.tasks = dict(deflation=dict(objective="deflation:l1"))
   c.init_from = dict(path=f"weights/{FILES[arg.variant]}", importer="deflate")
   c.input = dict(
@@ -44,7 +44,8 @@ def get_config(arg=None):
   c.optim.groups = ((learned, {}), (r".*", dict(freeze=True)))
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=2)
   if arg.runlocal:
-    c.model.variant, c.init_from = "mu", {}
+    c.model.update(variant="mu", dtype="float32")
+    c.init_from = {}
     c.total_steps, c.log_every, c.checkpoint.every = 2, 1, 2
     c.input.update(dir="synthetic/narrated", rows=8, size=32)
   return c

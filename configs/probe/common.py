@@ -4,6 +4,8 @@ import ml_collections
 
 # What a model was trained on: its own sampling, where a protocol does not say.
 CLIPS = ("num_frames", "frame_rate", "size", "short")
+# Arguments of HMDB51 and UCF101 beside those of MMV's protocol.
+MIL_NCE = dict(mil_nce=False, code=False, runlocal=False)
 
 
 def config(stream: str, data: str) -> ml_collections.ConfigDict:
@@ -38,6 +40,23 @@ def splits(passes: int, windows: int, only: int = 0) -> dict:
     return one(only) | dict(evaluator="linear_probe")
   many = {f"{name}_{k}": v for k in (1, 2, 3) for name, v in one(k).items()}
   return many | dict(evaluator="linear_probe:Splits")
+
+
+def mil_nce(windows: int, only: int, *, code: bool) -> dict:
+  """MIL-NCE's linear evaluation: LinearSVC of unscaled features, C = 100.
+
+  Ten windows of 32 frames at the videos' own rate, evenly spaced, and their mirror
+  images; each is a row in training, in tests the decision scores of a video's rows are
+  averaged, which ranks as their sum. The published code (`code`) makes the mirror
+  images and returns the windows without them.
+  """
+  given = splits(0, windows, only)
+  for part in (v for v in given.values() if isinstance(v, dict)):
+    part.pop("passes", None)
+    part.update(windows=windows, mirror=not code)
+  return given | dict(
+    labels=("action",), classifier="svm", cs=(100.0,), options=(("scale", False),)
+  )
 
 
 def runlocal(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

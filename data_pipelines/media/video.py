@@ -6,6 +6,9 @@ aligned to it (`audio.py`). At time t the frame is shown whose display interval
 codec or reordering of frames. Containers round times to ticks (Matroska to 1 ms), so a
 frame is also shown at times up to one tick, at most 2 ms, before its own.
 
+Of H.264 in mp4 and Matroska only what is shown, or leads to what is shown, is decoded
+(`packets.py`).
+
 Of several video streams the one with the most pixels is taken, the first among equals;
 cover pictures do not count. `stream=` overrides this with an index in the container.
 """
@@ -13,14 +16,17 @@ cover pictures do not count. `stream=` overrides this with an index in the conta
 import contextlib
 import dataclasses
 import io
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import av
 import av.stream
 import numpy as np
+from av.video import reformatter
 
 from data_pipelines import media
+from data_pipelines.media import packets
 
 MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
 MAX_SECONDS = 4 * 3600.0
@@ -32,6 +38,7 @@ FORMATS = (
   "3gp,m4a,mj2,amr,rm,dv,mpegvideo,h264,hevc,m4v,ivf,caf,au,ac3,mxf,nut"
 )
 
+_PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
 _PICTURES = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -70,24 +77,55 @@ class Info:
 
 
 @contextlib.contextmanager
-def opened(path) -> Iterator[av.container.InputContainer]:
+def opened(path, *, quick: bool = False) -> Iterator[av.container.InputContainer]:
   """The open container; whatever PyAV raises inside becomes a one-line MediaError.
 
   Args:
     path: a file, or the bytes of one (a member of an archive).
+    quick: of an mp4 with H.264 believe the header. Opening a file decodes its first
+      frame, up to a tenth of the cost of a short clip, to learn what an mp4 says
+      anyway: sizes, times, and how far frames are reordered. What the header tells of
+      sound may be wrong.
   """
   inside = isinstance(path, bytes)
-  try:
+  with _one_line(path), contextlib.ExitStack() as stack:
     # An absolute path cannot be taken for a URL. Tags of old files that are not UTF-8
     # are no reason to refuse the video.
-    at = io.BytesIO(path) if inside else str(pathlib.Path(path).absolute())
+    at = lambda: io.BytesIO(path) if inside else str(pathlib.Path(path).absolute())
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    with av.open(at, container_options=options, metadata_errors="replace") as container:
-      yield container
+    if quick and _is_mp4(path):
+      least = {"container_options": options | {"probesize": "5000"}}
+      least["options"] = {"skip_frame": "all"}  # of the decoder that looks for facts
+      container = stack.enter_context(av.open(at(), metadata_errors="replace", **least))
+      v = choose_video(container)
+      # A fragmented file does not declare its frames, nor how they are reordered.
+      if v is not None and v.frames and v.codec_context.name == "h264":
+        yield container
+        return
+      stack.close()
+    yield stack.enter_context(
+      av.open(at(), metadata_errors="replace", container_options=options)
+    )
+
+
+@contextlib.contextmanager
+def _one_line(path):
+  try:
+    yield
   except av.FFmpegError as error:
     reason = " ".join(str(error.strerror or error).split())
-    name = "media" if inside else path
+    name = "media" if isinstance(path, bytes) else path
     raise media.MediaError(f"{name}: {reason}.") from None
+
+
+def _is_mp4(path) -> bool:
+  if isinstance(path, bytes):
+    return path[4:8] == b"ftyp"
+  try:
+    with open(path, "rb") as f:
+      return f.read(8)[4:] == b"ftyp"
+  except OSError:
+    return False  # opening it says why
 
 
 def _videos(container) -> list:
@@ -192,29 +230,46 @@ def scaled(width: int, height: int, size: int | None) -> tuple[int, int]:
   return max(1, round(width * size / short)), max(1, round(height * size / short))
 
 
-def _picture(frame, size) -> np.ndarray:
-  """[H, W, 3] uint8, area-averaged to the size, upright."""
-  width, height = scaled(frame.width, frame.height, size)
-  rgb = frame.reformat(width, height, format="rgb24", interpolation="AREA")
-  return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), frame.rotation // 90))
+class _Painter:
+  """Pictures of frames, each made at most once, and only if a time falls on it."""
+
+  def __init__(self, size: int | None):
+    self.size, self._frame, self._made = size, None, None
+    self._scaler = reformatter.VideoReformatter()  # keeps its filters and tables
+
+  def show(self, frame) -> None:
+    self._frame, self._made = frame, None
+
+  def picture(self) -> np.ndarray:
+    """[H, W, 3] uint8 of the frame, area-averaged to the size, upright."""
+    if self._made is None:
+      frame = self._frame
+      width, height = scaled(frame.width, frame.height, self.size)
+      # One process a core: `prepare` runs several.
+      to = dict(width=width, height=height, interpolation="AREA", threads=1)
+      # At odd widths swscale interpolates colours for each pixel, whatever the format;
+      # into planes that is twice as fast, and equal where at least three lines are
+      # averaged. At even widths pairs of pixels share their colour in "rgb24" only.
+      odd = width % 2 and 2 * frame.height > 3 * height
+      form = "gbrp" if odd and frame.format.name in _PLANAR else "rgb24"
+      rgb = self._scaler.reformat(frame, format=form, **to).to_ndarray()
+      self._made = np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
+    return self._made
 
 
-def _decode(container, v, info, start_s) -> Iterator[tuple[float, float, object]]:
-  """(time, length, frame) in order of display, from before `start_s` to the end."""
-  if start_s > 0:
-    ticks = int((start_s + info.start_s) / v.time_base)
-    container.seek(ticks, stream=v, backward=True)
+def _timed(frames, v, info) -> Iterator[tuple[float, float, object]]:
+  """(time, length, frame) of frames in order of display."""
   step = 1 / info.rate_hz if info.rate_hz else 0.04
+  n, d = v.time_base.numerator, v.time_base.denominator
   time = None
-  for frame in container.decode(v):
+  for frame in frames:
     if frame.is_corrupt:
       raise media.MediaError(f"{info.path}: damaged frame after {time or 0.0:.2f} s.")
     if frame.time is not None:
       time = float(frame.time) - info.start_s
     else:  # raw streams and some AVI files carry no times
       time = 0.0 if time is None else time + step
-    length = float(frame.duration * v.time_base) if frame.duration else step
-    yield time, length, frame
+    yield time, frame.duration * n / d if frame.duration else step, frame
 
 
 def _grid(times, rate_hz, start_s, end_s) -> Iterator[float]:
@@ -247,37 +302,70 @@ def frames(
     start_s, end_s: part of the clip, with `rate_hz`.
     size: short side in pixels, area-averaged; never enlarged. None keeps the size.
     stream: container index of a video stream, None for the rule of this file.
-  Raises: MediaError without a video stream, without frames, on damage, and if the file
-    ends before the declared duration (by 0.1 s and two frames; where only the
-    container declares one, which sound may outlast, by 1 s and 5 %).
+  Raises: MediaError without a video stream, without frames, on damage of what has to be
+    decoded, and if the file ends before the declared duration (by 0.1 s and two frames;
+    where only the container declares one, which sound may outlast, by 1 s and 5 %).
   """
   if (times is None) == (rate_hz is None) or (rate_hz is not None and rate_hz <= 0):
     raise ValueError(f"give times or a positive rate_hz, not {times}, {rate_hz}.")
   if times is not None and (np.diff(times) < 0).any():
     raise ValueError("times must not decrease.")
-  start = (times[0] if len(times) else 0.0) if times is not None else start_s
-  grid = _grid(times, rate_hz, start_s, end_s)
-  with opened(path) as container:
+  grid = lambda: _grid(times, rate_hz, start_s, end_s)
+  done = 0
+  try:
+    for found in _shown(path, grid, size, stream, endless=times is not None):
+      done += 1
+      yield found
+  except packets.Lost:
+    rest = lambda: itertools.islice(grid(), done, None)
+    every = dict(endless=times is not None, skip=False)
+    yield from _shown(path, rest, size, stream, **every)
+
+
+def _shown(path, grid, size, stream, *, endless, skip=True) -> Iterator:
+  """(time, picture) for the times of `grid()`.
+
+  Args:
+    endless: whether the last frame is shown at all times after it.
+    skip: leave out what need not be decoded.
+  Raises: packets.Lost if that cannot be done with this file.
+  """
+  with opened(path, quick=skip) as container:
     info = describe(container, stream)
     if info.video is None:
       raise media.MediaError(f"{info.path}: no video stream.")
     v = container.streams[info.video]
     v.codec_context.thread_count = 1  # `prepare` runs one process per core
     tick = max(EPSILON_S, min(float(v.time_base), MAX_TICK_S))
-    t, shown, end = next(grid, None), None, 0.0
-    for time, length, frame in _decode(container, v, info, start):
-      while t is not None and shown is not None and t < time - tick:
-        yield t, shown.picture(size)
-        t = next(grid, None)
+    start = next(grid(), 0.0)
+    if start > 0:
+      ticks = int((start + info.start_s) / v.time_base)
+      container.seek(ticks, stream=v, backward=True)
+    needed = None
+    if skip and packets.applies(container, v):
+      n, d = v.time_base.numerator, v.time_base.denominator
+      since = lambda pts: float(pts) * n / d - info.start_s - tick  # as `frame.time`
+      needed = packets.Needed(container.demux(v), grid(), since)
+    decoded = packets.decode(needed, v) if needed else container.decode(v)
+    times, painter, end = grid(), _Painter(size), None
+    t = next(times, None)
+    for time, length, frame in _timed(decoded, v, info):
+      while t is not None and end is not None and t < time - tick:
+        yield t, painter.picture()
+        t = next(times, None)
       if t is None:
         return
-      shown, end = _Shown(frame), time + length
-    if shown is None:
+      painter.show(frame)
+      end = time + length
+    if end is None and (needed is None or needed.whole):
       raise media.MediaError(f"{info.path}: the video stream has no frame.")
-    _check_end(info, end, length)
-    while t is not None and (times is not None or t < end - tick):
-      yield t, shown.picture(size)
-      t = next(grid, None)
+    if needed is None or needed.whole:
+      _check_end(info, end, length)
+    else:
+      endless = True
+    while t is not None and (endless or t < end - tick):
+      yield t, painter.picture()
+      t = next(times, None)
 
 
 def _check_end(info, end, length):
@@ -286,15 +374,3 @@ def _check_end(info, end, length):
     raise media.MediaError(
       f"{info.path}: cut off, {end:.2f} s of the declared {info.duration_s:.2f} s."
     )
-
-
-class _Shown:
-  """A frame that is converted at most once, and only if a time falls on it."""
-
-  def __init__(self, frame):
-    self.frame, self.array = frame, None
-
-  def picture(self, size):
-    if self.array is None:
-      self.array = _picture(self.frame, size)
-    return self.array

@@ -51,6 +51,8 @@ def record(row: Mapping, *, feed: _join.Sources, rule: Rule) -> tuple[bytes, dic
     context["tags"] = tags
   if "label" in row:
     context["label"] = columns["label"] = row["label"]
+  if "sentence" in row:
+    columns["sentence"] = row["sentence"]
   if "answers" in row:
     context["answers/ids"] = np.array([i for i, _ in row["answers"]], int)
     context["answers/scores"] = np.array([s for _, s in row["answers"]], float)

@@ -11,7 +11,8 @@ Result: SequenceExamples of kind `clip_features`
   lists    narration/text, narration/start, narration/end (s from the start of the
            clip), caption/text
 and index columns duration_s, num_narrations, num_captions. `task: clip_features`
-streams them.
+streams them. Of rows with annotated moments (`prepare/_moments.py`) these are kept too,
+for `task: moments`.
 """
 
 import functools
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_pipelines import records, vocabularies
-from data_pipelines.prepare import shards
+from data_pipelines.prepare import _moments, shards
 from data_pipelines.readers import (
   clip_row,
   feature_files,
@@ -52,8 +53,8 @@ def prepare(
 ) -> dict:
   """Prepares clips of features.
 
-    format      of the annotations: howto100m, youcook2, msrvtt, crosstask, lsmdc,
-                univl, hero_lmdb ...
+    format      of the annotations: howto100m, youcook2, msrvtt, crosstask, coin,
+                lsmdc, univl, hero_lmdb; tvr and didemo with --options unit=video ...
     features    folders of the networks, joined by commas: 2D/,3D/; also LMDBs of HERO
                 and pickles, of which file.pth#2d takes one entry
     rates       features a second of each: 1.0,1.5; auto where an LMDB's name says it
@@ -117,9 +118,10 @@ def write(
   at = {(row.split, row.key): found for row, found in present}
   splits = {s: rows[: limit or None] for s, rows in splits.items()}
   words = _words(splits, vocab_file)
+  about = _moments.about(rows)
   widths = _widths(folders, [found for row, found in present if not row.error])
   plain = {
-    split: [_plain(row, at.get((split, row.key))) for row in own]
+    split: [_plain(row, at.get((split, row.key)), about) for row in own]
     for split, own in splits.items()
   }
   encode = functools.partial(
@@ -135,17 +137,18 @@ def write(
       {"width": w, "rate_hz": f.rate_hz} for w, f in zip(widths, folders, strict=True)
     ],
     "missing_files": missing,
+    **about,
   }
   settings = {**settings, "rates": [f.rate_hz for f in folders], "widths": widths}
   if words is not None:
     settings["vocab_digest"] = words.digest
-    about = {"size": words.spec.size, "digest": words.digest}
-    info["vocab"] = {"name": "words", "file": "vocab.txt", **about}
+    numbers = {"size": words.spec.size, "digest": words.digest}
+    info["vocab"] = {"name": "words", "file": "vocab.txt", **numbers}
   written = shards.write(
     out,
     plain,
     encode,
-    columns=COLUMNS,
+    columns=(*COLUMNS, *(_moments.COLUMNS if about else ())),
     settings=settings,
     info=info,
     processes=processes,
@@ -158,14 +161,14 @@ def write(
   return written
 
 
-def _plain(row: clip_row.ClipRow, found) -> dict:
-  """A dict for JSON."""
+def _plain(row: clip_row.ClipRow, found, about: Mapping) -> dict:
+  """A dict for JSON; `about` moments: see `_moments.about`."""
   if row.error:
     return {"key": row.key, "error": row.error}
   out = row._asdict() | {"error": "", "features": found}
-  for name in ("labels", "choices", "also", "split", "member"):
+  for name in ("labels", "choices", "also", "split", "member", "moments"):
     del out[name]
-  return out
+  return out | ({"annotated": _moments.plain(row, about)} if about else {})
 
 
 def _words(splits, vocab_file):
@@ -250,4 +253,6 @@ def record(
     "num_narrations": len(inside),
     "num_captions": len(captions),
   }
+  if "annotated" in row:
+    _moments.add(row["annotated"], start, context, lists, columns)
   return records.encode(context, lists), columns

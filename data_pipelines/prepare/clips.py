@@ -8,7 +8,9 @@ seconds.
 Result: SequenceExamples of kind `narrated_clips` (`prepare/narrated.py`). Frames lie on
 the grid k / rate_hz of the video, times count from the start of the clip. A class goes
 to label/action, other labels to tag/<name>, many labels (verbs, nouns) as a list.
-Images and stored frames become clips of one frame each 1 / rate_hz.
+Images and stored frames become clips of one frame each 1 / rate_hz. With clip_s 0, so
+that none is cut, annotated moments are kept (`prepare/_moments.py`): launch.extract
+carries them over to its features, for `task: moments`.
 """
 
 import functools
@@ -22,7 +24,7 @@ import numpy as np
 from data_pipelines import media, records, vocabularies
 from data_pipelines.media import audio as sound_lib
 from data_pipelines.media import image, video
-from data_pipelines.prepare import narrated, shards
+from data_pipelines.prepare import _moments, narrated, shards
 from data_pipelines.readers import clip_row, contents, locate, subtitles
 from data_pipelines.readers import narrated as narrated_reader
 from vlp_jax import errors
@@ -49,6 +51,7 @@ def prepare(
   audio: bool = True,
   audio_hz: int = 16_000,
   clip_s: float = 32.0,
+  least_s: float = 0.0,
   vocab: str = "words",
   vocab_file: str = "",
   quiet: bool = False,
@@ -66,17 +69,21 @@ def prepare(
     quality     of the JPEGs; subsampling 0 keeps their colours at full resolution
     audio_hz    sampling rate of the sound
     clip_s      length in s into which whole videos are cut, 0 for one record each
+    least_s     a shorter clip goes on behind its end, as far as its video does; 3.3 for
+                windows of 3.2 s that read on there, as MIL-NCE's published loader
     vocab       kind of the vocabulary, words or wordpiece
     vocab_file  an existing one; else it is learned from the texts of the split train,
                 if there are any
 
   Returns: dataset_info, or the estimate of a dry run.
   """
-  if rate_hz <= 0 or size < 1 or not 1 <= quality <= 100 or audio_hz < 1 or clip_s < 0:
+  if rate_hz <= 0 or size < 1 or not 1 <= quality <= 100 or audio_hz < 1:
     raise errors.UserError(
-      f"rate_hz={rate_hz}, size={size}, quality={quality}, audio_hz={audio_hz}, "
-      f"clip_s={clip_s}: positive numbers are expected, quality at most 100."
+      f"rate_hz={rate_hz}, size={size}, quality={quality}, audio_hz={audio_hz}: "
+      "positive numbers are expected, quality at most 100."
     )
+  if min(clip_s, least_s) < 0:
+    raise errors.UserError(f"clip_s={clip_s}, least_s={least_s} must not be negative.")
   root, splits, missing = locate.present(source, videos, format, options, limit)
   rows = list(itertools.chain.from_iterable(splits.values()))
   classes = {"shape": [], "colour": [], "action": clip_row.names(rows, "action")}
@@ -91,18 +98,23 @@ def prepare(
     "clip_s": clip_s,
     "limit": limit,
   }
+  settings |= {"least_s": least_s} if least_s else {}
+  about = {} if clip_s else _moments.about(rows)
   info = {
     "name": format.replace(":", "_"),
     "kind": "narrated_clips",
     "licence": "see the source",
     "classes": classes,
     "missing_files": missing,
+    **about,
   }
+  if "classes" in about:
+    info["classes"] = classes | about["classes"]
   words = _words(splits, vocab, vocab_file)
   if words is not None:
     settings |= {"vocab": vocab, "vocab_digest": words.digest}
-    about = {"size": words.spec.size, "digest": words.digest}
-    info["vocab"] = {"name": vocab, "file": "vocab.txt", **about}
+    numbers = {"size": words.spec.size, "digest": words.digest}
+    info["vocab"] = {"name": vocab, "file": "vocab.txt", **numbers}
   encode = functools.partial(
     encoded,
     root=str(root),
@@ -112,12 +124,13 @@ def prepare(
     jpeg={"quality": quality, "subsampling": subsampling},
     audio_hz=settings["audio_hz"],
     clip_s=clip_s,
+    least_s=least_s,
   )
   written = shards.write(
     out,
-    {split: by_file(rows) for split, rows in splits.items()},
+    {split: by_file(rows, about) for split, rows in splits.items()},
     encode,
-    columns=narrated.COLUMNS,
+    columns=(*narrated.COLUMNS, *(_moments.COLUMNS if about else ())),
     settings=settings,
     info=info,
     processes=processes,
@@ -130,8 +143,11 @@ def prepare(
   return written
 
 
-def by_file(rows: Sequence[clip_row.ClipRow]) -> list[dict]:
-  """A dict for JSON of each file with its clips; damaged rows have an `error`."""
+def by_file(rows: Sequence[clip_row.ClipRow], about: Mapping | None = None):
+  """A dict for JSON of each file with its clips; damaged rows have an `error`.
+
+  `about` moments: see `_moments.about`; none are kept without.
+  """
   files = {}
   for row in rows:
     if row.error:
@@ -142,8 +158,10 @@ def by_file(rows: Sequence[clip_row.ClipRow]) -> list[dict]:
       key, {"key": key, "media": row.media, "member": row.member, "clips": []}
     )
     clip = row._asdict()
-    for name in ("media", "member", "also", "split", "error"):
+    for name in ("media", "member", "also", "split", "error", "moments"):
       del clip[name]
+    if about:
+      clip["annotated"] = _moments.plain(row, about)
     file["clips"].append(clip | {"labels": dict(row.labels)})
   return list(files.values())
 
@@ -188,6 +206,7 @@ def encoded(
   jpeg: Mapping,
   audio_hz: int,
   clip_s: float,
+  least_s: float = 0.0,
 ) -> Iterator:
   """(SequenceExample bytes, index columns), or `Refused`, of each clip of a file.
 
@@ -206,7 +225,7 @@ def encoded(
       yield _record(clip, dict(enumerate(frames)), None, classes, rate_hz, 0)
     return
   duration = video.probe(at).duration_s
-  clips = [c for row in rows for c in _cut(row, duration, rate_hz, clip_s)]
+  clips = [c for row in rows for c in _cut(row, duration, rate_hz, clip_s, least_s)]
   make = functools.partial(_run, at, classes, rate_hz, size, jpeg, audio_hz)
   for run in _runs(clips):
     yield from make(run)
@@ -229,10 +248,10 @@ def _stills(pictures, size, jpeg) -> list[tuple[bytes, tuple]]:
   return out
 
 
-def _cut(row, duration, rate_hz, clip_s) -> Iterator[_Clip]:
+def _cut(row, duration, rate_hz, clip_s, least_s=0.0) -> Iterator[_Clip]:
   """The clips of a row: itself, or the windows of a whole video."""
   start, end = row["start"], row["end"]
-  stop = duration if end is None else end
+  stop = duration if end is None else max(end, min(start + least_s, duration))
   parts = [(row["key"], start, stop)]
   if end is None and clip_s and stop - start > 1.5 * clip_s:
     # What remains at the end, less than half a window, stays with the last one.
@@ -315,6 +334,8 @@ def _record(clip, frames, sound, classes, rate_hz, audio_hz) -> tuple[bytes, dic
   if sound is not None and len(sound):
     pcm = sound[: round((end - clip.start) * audio_hz)].astype("<i2").tobytes()
     context |= {"audio/pcm": pcm, "audio/rate_hz": float(audio_hz)}
+  if "annotated" in clip.row:
+    _moments.add(clip.row["annotated"], clip.start, context, lists, columns)
   lists["video/frames"] = [frames[k][0] for k in places]
   # The place before the clip, where none lies inside, is shown at its start.
   lists["video/times"] = [max(0.0, k / rate_hz - clip.start) for k in places]

@@ -2,6 +2,8 @@
 
 The records of `prepare/image_text.py` with the left image under `regions/...`, and
   context  regions2/... (the right image), label (1: the statement is true)
+and in the index `label` and `sentence`: rows of one sentence, said of several pairs of
+images, agree in it (the identifier without its third part).
 """
 
 from data_pipelines.prepare import _join, _text_regions
@@ -48,18 +50,23 @@ def prepare(
     raise errors.UserError(
       f"{len(unlabelled)} statements have no label, e.g. {unlabelled[0]}."
     )
-  splits, lost = _join.join(
-    told, feed.places(), lambda e: {"label": e.label}, skip_missing=skip_missing
-  )
+  about = lambda e: {"label": e.label, "sentence": sentence(e.key)}
+  splits, lost = _join.join(told, feed.places(), about, skip_missing=skip_missing)
   rule = _text_regions.Rule(max_regions, min(min_regions, max_regions), conf_th, probs)
   return _text_regions.write(
     out,
     splits,
     feed,
     rule,
-    columns=("label",),
+    columns=("label", "sentence"),
     settings={"dataset": "nlvr2", "limit": limit},
     info={"name": "nlvr2", "licence": LICENCE, "left_out": lost},
     vocab={"vocab_file": vocab_file, "vocab_size": vocab_size, "cased": cased},
     engine={"processes": processes, "dry_run": dry_run, "quiet": quiet},
   )
+
+
+def sentence(identifier: str) -> str:
+  """dev-896-0-1 (split, set, pair, sentence) -> dev-896-1."""
+  split, number, _, own = identifier.rsplit("-", 3)
+  return f"{split}-{number}-{own}"

@@ -24,6 +24,20 @@ class Said(NamedTuple):
   end: float
 
 
+class Moment(NamedTuple):
+  """What is annotated in a video: a described moment, a step, a class.
+
+  `times` are (start, end) in s by each annotator. `number` is that of its step among
+  those of its task, from 0, or of its class; -1 without one. `rated` are pairs of a
+  class and 1 or 0, where classes were asked for one by one.
+  """
+
+  text: str
+  times: tuple[tuple[float, float], ...]
+  number: int = -1
+  rated: tuple[tuple[int, int], ...] = ()
+
+
 class Choice(NamedTuple):
   """A question with the options of its answer; `answer` is the place of the right one,
   -1 if it is not told."""
@@ -50,6 +64,7 @@ class ClipRow(NamedTuple):
     labels: name -> class name, or a sequence of numbers or names (many labels).
     group: rows of one recording, video or speaker, which no split may part.
     error: why this is no row.
+    moments: annotations with their times, of whole videos.
   """
 
   key: str
@@ -66,6 +81,7 @@ class ClipRow(NamedTuple):
   labels: Mapping[str, Any] = NO_LABELS
   group: str = ""
   error: str = ""
+  moments: tuple[Moment, ...] = ()
 
 
 def bad(key: str, reason, split: str = "train") -> ClipRow:

@@ -4,16 +4,19 @@
                                by commas; then a blank line (tasks_related.txt likewise)
   videos.csv, videos_val.csv   task, video, url; no header
   annotations/<task>_<video>.csv   step (from 1), start, end; no header
+  crosstask_constraints/<task>_<video>.csv   the same, where a step may be, by what is
+                               said
 
-A row is a video; its annotated steps are its timed texts. Videos of videos_val.csv are
-the test split.
+A row is a video; its annotated steps are its timed texts and its moments. Videos of
+videos_val.csv are the test split. labels: task, the names of its steps, and constraint:
+step (from 0), start and end of each line in turn.
 """
 
 import pathlib
 from typing import NamedTuple
 
 from data_pipelines.readers import tables
-from data_pipelines.readers.clip_row import ClipRow, Said, bad, seconds, tidy
+from data_pipelines.readers.clip_row import ClipRow, Moment, Said, bad, seconds, tidy
 from vlp_jax import errors
 
 
@@ -72,17 +75,38 @@ def _videos(path) -> list[tuple[str, str]]:
 
 
 def _row(source, task, video, known, split) -> ClipRow:
-  key, steps, said = f"{task}_{video}", known[task].steps, []
-  at = source / "annotations" / f"{key}.csv"
+  key, steps = f"{task}_{video}", known[task].steps
   try:
-    for _, row in tables.fields(tables.read(at)) if at.is_file() else ():
-      step, start, end = int(row[0]), seconds(row[1]), seconds(row[2])
-      if not 1 <= step <= len(steps) or end < start:
-        raise ValueError(f"step {step} of {len(steps)} from {start} to {end} s")
-      said.append(Said(steps[step - 1], start, end))
+    found = _spans(source / "annotations" / f"{key}.csv", len(steps))
+    allowed = _spans(source / "crosstask_constraints" / f"{key}.csv", len(steps))
   except (IndexError, ValueError) as error:
-    return bad(key, f"{at.name}: {error}", split)
-  labels = {"task": known[task].title}
+    return bad(key, str(error), split)
+  labels = {"task": known[task].title, "steps": list(steps)}
+  if allowed:
+    labels["constraint"] = [float(x) for line in allowed for x in line]
   return ClipRow(
-    key=key, media=video, split=split, said=tuple(said), labels=labels, group=video
+    key=key,
+    media=video,
+    split=split,
+    said=tuple(Said(steps[k], start, end) for k, start, end in found),
+    labels=labels,
+    group=video,
+    moments=tuple(Moment(steps[k], ((start, end),), k) for k, start, end in found),
   )
+
+
+def _spans(path, num: int) -> list[tuple[int, float, float]]:
+  """(step from 0, start, end) of each line; none without the file.
+
+  Raises: IndexError or ValueError for a line that is none.
+  """
+  found = []
+  for _, row in tables.fields(tables.read(path)) if path.is_file() else ():
+    try:
+      step, start, end = int(row[0]), seconds(row[1]), seconds(row[2])
+      if not 1 <= step <= num or end < start:
+        raise ValueError(f"step {step} of {num} from {start} to {end} s")
+    except (IndexError, ValueError) as error:
+      raise ValueError(f"{path.name}: {error}") from None
+    found.append((step - 1, start, end))
+  return found

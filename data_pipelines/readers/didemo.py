@@ -5,7 +5,7 @@
 
 With unit=moment (default) a row is a description, its clip the segments that most of
 the annotators chose (the first named among equals); with unit=video the first 30 s of a
-video with its moments as timed texts; with unit=paragraph these 30 s with all
+video with its moments, by all annotators; with unit=paragraph these 30 s with all
 descriptions joined, as paragraph retrieval has it. All choices are in
 labels["times"].
 """
@@ -13,7 +13,7 @@ labels["times"].
 import collections
 
 from data_pipelines.readers import tables
-from data_pipelines.readers.clip_row import ClipRow, Said, bad, tidy
+from data_pipelines.readers.clip_row import ClipRow, Moment, Said, bad, tidy
 from vlp_jax import errors
 
 SEGMENT_S = 5.0
@@ -53,6 +53,13 @@ def _row(row, place, split) -> ClipRow:
     return bad(place, error, split)
 
 
+def _moment(row) -> Moment:
+  times = row.labels["times"]
+  pairs = zip(times[::2], times[1::2], strict=True)
+  spans = tuple((a * SEGMENT_S, (b + 1) * SEGMENT_S) for a, b in pairs)
+  return Moment(row.captions[0], spans)
+
+
 def _videos(rows, unit) -> list[ClipRow]:
   moments, out = {}, []
   for row in rows:
@@ -65,7 +72,13 @@ def _videos(rows, unit) -> list[ClipRow]:
     texts = tuple(r.captions[0] for r in own)
     # The last segment may be short or missing: the file's end cuts it.
     whole = ClipRow(
-      key=video, media=video, split=own[0].split, end=WHOLE_S, said=said, group=video
+      key=video,
+      media=video,
+      split=own[0].split,
+      end=WHOLE_S,
+      said=said,
+      group=video,
+      moments=tuple(map(_moment, own)),
     )
     paragraph = unit == "paragraph"
     out.append(whole._replace(captions=(" ".join(texts),)) if paragraph else whole)

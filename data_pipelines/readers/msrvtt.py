@@ -6,6 +6,8 @@
       nowhere
   MSRVTT_JSFUSION_test.csv                   key, vid_key, video_id, sentence (1k-A)
   MSRVTT_train.7k.csv, MSRVTT_train.9k.csv   video_id; may be missing
+  *mc*.jsonl (`multiple_choice`)             {clip_name or video_id, options [5],
+                                             answer from 0}, 2,990 lines
 
 Videos are `<video_id>.mp4`, already cut: the times in the json are of the originals.
 Splits: "9k" trains on all but the 1,000 clips of 1k-A, "7k" on the official train and
@@ -16,7 +18,7 @@ official 6,513 / 497 / 2,990 with all sentences.
 import pathlib
 
 from data_pipelines.readers import tables
-from data_pipelines.readers.clip_row import ClipRow, tidy
+from data_pipelines.readers.clip_row import Choice, ClipRow, bad, tidy
 from vlp_jax import errors
 
 FILES = ("MSRVTT_data.json", "MSR_VTT.json", "*videodatainfo*.json")
@@ -53,6 +55,25 @@ def read(source, *, train: str = "9k") -> list[ClipRow]:
     for split in ("train", "val", "test")
     for video in parts.get(split, ())
   ]
+
+
+def multiple_choice(source, *, split: str = "test") -> list[ClipRow]:
+  """Rows with one question each: which of the captions is the clip's."""
+  at, rows = tables.first(source, "*mc*.jsonl", "*.jsonl"), []
+  for line, row in tables.lines(at):
+    try:
+      if isinstance(row, Exception):
+        raise row
+      video = row.get("clip_name") or row["video_id"]
+      options, answer = tidy(row["options"]), int(row["answer"])
+      if not 0 <= answer < len(options):
+        raise ValueError(f"answer {answer} of {len(options)} options")
+      asked = (Choice("", options, answer),)
+      given = dict(media=video, split=split, choices=asked, group=video)
+      rows.append(ClipRow(key=f"{video}:{line}", **given))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      rows.append(bad(f"{at.name}:{line}", error, split))
+  return rows
 
 
 def _files(source) -> list[pathlib.Path]:

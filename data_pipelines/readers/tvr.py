@@ -11,14 +11,22 @@
 
 and beside them tvqa_preprocessed_subtitles.jsonl, {vid_name, sub: [{text, start,
 end}]}.
-A row is a moment; with unit=video a video, whose `said` are its described moments.
+A row is a moment; with unit=video a video with its described moments.
 """
 
 import math
 import pathlib
 
 from data_pipelines.readers import subtitles, tables
-from data_pipelines.readers.clip_row import Choice, ClipRow, Said, bad, seconds, tidy
+from data_pipelines.readers.clip_row import (
+  Choice,
+  ClipRow,
+  Moment,
+  Said,
+  bad,
+  seconds,
+  tidy,
+)
 from vlp_jax import errors
 
 SUBTITLES = "*subtitles*.jsonl"
@@ -36,10 +44,11 @@ def read(source, *, unit: str = "moment") -> list[ClipRow]:
 
 
 def tvc(source, *, unit: str = "moment") -> list[ClipRow]:
-  """Rows of TVC, all captions of a clip in one."""
+  """Rows of TVC, all captions of a clip in one; the hidden test set has none."""
 
   def moment(row):
-    return str(row["clip_id"]), row["ts"], [d["desc"] for d in row["descs"]], {}, ()
+    texts = [d["desc"] for d in row.get("descs", ())]
+    return str(row["clip_id"]), row["ts"], texts, {}, ()
 
   return _rows(source, ("tvc_*.jsonl", "*.jsonl"), moment, unit)
 
@@ -144,7 +153,7 @@ def _subtitles(folder) -> dict[str, tuple[Said, ...]]:
 
 
 def _videos(rows) -> list[ClipRow]:
-  """One row a video, its moments as timed texts; subtitles are left out."""
+  """One row a video with its moments; subtitles are left out."""
   videos = {}
   for row in rows:
     if row.error:
@@ -154,6 +163,10 @@ def _videos(rows) -> list[ClipRow]:
     whole = videos.get(place) or ClipRow(
       key=row.media, media=row.media, split=row.split, group=row.media
     )
-    moments = tuple(Said(t, row.start, row.end or row.start) for t in row.captions)
-    videos[place] = whole._replace(said=whole.said + moments)
+    span = row.start, row.end or row.start
+    said = tuple(Said(text, *span) for text in row.captions)
+    moments = tuple(Moment(text, (span,)) for text in row.captions)
+    videos[place] = whole._replace(
+      said=whole.said + said, moments=whole.moments + moments
+    )
   return list(videos.values())

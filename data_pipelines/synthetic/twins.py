@@ -13,7 +13,13 @@ from collections.abc import Callable
 from data_pipelines import vocabularies
 from data_pipelines.prepare import clip_features, narrated, scenes, sounds
 from data_pipelines.readers import clip_row, feature_files, speech
-from data_pipelines.synthetic import corpus, pixel_features, segments, spoken
+from data_pipelines.synthetic import (
+  box_tasks,
+  corpus,
+  pixel_features,
+  segments,
+  spoken,
+)
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
@@ -75,10 +81,12 @@ def _spoken(out: pathlib.Path) -> None:
 TWINS: dict[str, Callable[[pathlib.Path], None]] = {
   "clip_features": _clip_features,
   "narrated": _narrated,
+  "nlvr2": box_tasks.statements,
   "scenes": _scenes,
   "segments": segments.segments,
   "spoken": _spoken,
   "text": segments.text,
+  "vqa": box_tasks.vqa,
 }
 
 

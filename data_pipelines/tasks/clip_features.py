@@ -4,8 +4,9 @@ Records are those of `data_pipelines.prepare clip_features`: `features/<k>/...` 
 network, `narration/...`, `caption/text`.
 
 Batch keys: clips_features [B, T, D] float32, the networks' widths joined in order,
-clips_mask [B, T], clips_times [B, T, 2] s; example_id, group_id, example_mask [B]. What
-T is, `unit` says:
+clips_mask [B, T], clips_times [B, T, 2] s; with a tree clips_tokens [B, T] int32, its
+leaves, instead of the features; example_id, group_id, example_mask [B]. What T is,
+`unit` says:
 
   pairs    (training) `pairs` clips of a video, each around a narration drawn with
            replacement, and narration_ids, narration_mask [B, T, L] with their words. A
@@ -21,6 +22,8 @@ text_ids, text_mask [B, L]: in training of one caption drawn, in evaluation each
 is a row with its own example_id, and `relevance` is its record's.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,6 +32,7 @@ import tensorflow as tf
 from data_pipelines import index
 from data_pipelines.tasks import definition
 from data_pipelines.tasks import text as text_lib
+from data_pipelines.transforms import tokens as tokens_lib
 from vlp_jax.errors import UserError
 
 _PAIR, _CAPTION = range(2)  # draws of one example
@@ -138,6 +142,19 @@ def arrays(x, widths) -> list[tf.Tensor]:
   return out
 
 
+def pooled(x, start, end, *, widths, whole: bool = False) -> tf.Tensor:
+  """[P, D] of clips [P] in s; `whole` of stretches that part the time between them."""
+  parts, slack = [], 1e-4 if whole else 0.0  # 1.5 s at 2/3 Hz is one row, not none
+  for k, one in enumerate(arrays(x, widths)):
+    rate = x[f"features/{k}/rate_hz"]
+    first = tf.cast(start * rate + slack, tf.int32)
+    last = tf.cast(end * rate + slack, tf.int32) + (0 if whole else 1)
+    if whole:  # each takes one at least
+      last = tf.maximum(last, first + 1)
+    parts.append(_pooled(one, first, last))
+  return tf.concat(parts, axis=1)
+
+
 def caption(x, tokenize, vocab, max_words: int, *, draw: int | None) -> dict:
   """text_ids, text_mask [L] of one caption: by that draw, or the one of `sub`."""
   num = tf.size(x["caption/text"])
@@ -161,6 +178,9 @@ def define(
   min_time: float = 5.0,
   max_words: int = 20,
   max_seconds: int = 512,
+  tree: str = "",
+  tree_digest: str = "",
+  keep_features: bool = False,
   where: Mapping | None = None,
 ) -> definition.Definition:
   """The task over one split.
@@ -171,8 +191,11 @@ def define(
     text: none or caption; pairs have their narrations.
     pairs: clips of a video (64 as published); min_time: of a clip in s.
     max_words: L; max_seconds: T of unit=seconds.
+    tree: file of `launch.cluster`, of features of all networks joined; tree_digest:
+      what it must be, if that is known. keep_features: beside the tokens.
     where: {column: value or list} of the index.
-  Raises: UserError on a bad keyword.
+  Raises: UserError on a bad keyword or a tree of another width, CheckpointError if it
+    is another tree than meant.
   """
   for name, value, known in (("unit", unit, UNITS), ("text", text, TEXTS)):
     if value not in known:
@@ -191,20 +214,14 @@ def define(
   if not networks:
     raise UserError(f"{table.dir} holds no features: kind {info.get('kind')!r}.")
   widths = [int(network["width"]) for network in networks]
+  leaves = None
+  if tree:
+    leaves = tokens_lib.Tokens(tree, digest=tree_digest, keep=keep_features)
+    leaves.check(sum(widths), str(table.dir))
   parse, tokenize = parser(len(widths)), vocab and text_lib.tokenizer(vocab)
   length = {"pairs": pairs, "clip": 1, "seconds": max_seconds}[unit]
 
-  def pool(x, start, end, *, whole=False):
-    """[P, D] of clips [P] in s."""
-    parts = []
-    for k, one in enumerate(arrays(x, widths)):
-      rate = x[f"features/{k}/rate_hz"]
-      first = tf.cast(start * rate, tf.int32)
-      last = tf.cast(end * rate, tf.int32) + (0 if whole else 1)
-      if whole:  # seconds part the features; each takes one at least
-        last = tf.maximum(last, first + 1)
-      parts.append(_pooled(one, first, last))
-    return tf.concat(parts, axis=1)
+  pool = functools.partial(pooled, widths=widths)
 
   def clips(x):
     if unit == "pairs":
@@ -260,11 +277,15 @@ def define(
   def finish(x, _):
     row = x.pop("row")
     mine = np.where(row < 0, 0, record[row]).astype(np.int32)
-    return x | definition.ids(row, mine, queries)
+    x |= definition.ids(row, mine, queries)
+    return x if leaves is None else leaves(x)
 
-  return definition.one_shape(
+  made = definition.one_shape(
     "clip_features", table, parse, run, shapes, (record, sub), finish, vocab
   )
+  if leaves is None:
+    return made
+  return dataclasses.replace(made, digest=f"{made.digest} {leaves.digest}")
 
 
 def _rows(table, keep, train, unit, text):

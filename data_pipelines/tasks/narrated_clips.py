@@ -111,10 +111,13 @@ class _Steps:
     pad,
     loop,
     crops=1,
+    mirror=False,
+    margin_s=0.0,
     audio_s=None,
   ):
     self.train, self.num_frames, self.frame_rate = train, num_frames, frame_rate
-    self.loop, self.crops = loop, crops
+    self.loop, self.crops, self.views = loop, crops, 1 + mirror
+    self.margin_s = margin_s
     self.size, self.windows, self.flip = size, windows, flip
     self.pad = pad if train else 0
     self.span_s = num_frames / frame_rate
@@ -127,13 +130,14 @@ class _Steps:
     definition.require((num > 0) & (num == tf.size(times)), "no frames or times", x)
     end = times[-1] + 1 / x["video/rate_hz"]
     longest = max(self.span_s, self.audio_s)
-    slack = tf.maximum(end - times[0] - longest, 0.0)
+    slack = tf.maximum(end - times[0] - longest - self.margin_s, 0.0)
     if self.train:
       share = tf.random.stateless_uniform([], _seed(x, _START))
     elif self.windows == 1:
       share = 0.5
     else:
-      share = tf.cast(x["sub"] // self.crops, tf.float32) / (self.windows - 1)
+      window = x["sub"] // (self.crops * self.views)
+      share = tf.cast(window, tf.float32) / (self.windows - 1)
     start = times[0] + share * slack
     grid = tf.range(self.num_frames, dtype=tf.float32) / self.frame_rate
     if self.loop:  # a clip shorter than the span starts anew; 1e-4 against rounding
@@ -155,7 +159,8 @@ class _Steps:
       corner = tf.cast(share * tf.cast(places, tf.float32), tf.int32)
       corner = tf.minimum(corner, places - 1) - self.pad
     elif self.crops > 1:  # along the longer side, the middle of the other
-      share = tf.cast(x["sub"] % self.crops, tf.float32) / (self.crops - 1)
+      crop = x["sub"] // self.views % self.crops
+      share = tf.cast(crop, tf.float32) / (self.crops - 1)
       along = tf.cast(tf.round(share * tf.cast(room, tf.float32)), tf.int32)
       tall = room[0] > room[1]
       corner = tf.where(tf.stack([tall, ~tall]), along, room // 2)
@@ -181,6 +186,9 @@ class _Steps:
     if self.train and self.flip:
       mirror = tf.random.stateless_uniform([], _seed(x, _FLIP)) < 0.5
       frames = tf.cond(mirror, lambda: tf.reverse(frames, [2]), lambda: frames)
+    elif self.views == 2:
+      step = 1 - 2 * tf.cast(x["sub"] % 2, tf.int32)
+      frames = frames[:, :, ::step]
     missing = self.num_frames - tf.shape(frames)[0]  # a short clip ends in black
     frames = tf.pad(frames, [[0, missing], [0, 0], [0, 0], [0, 0]])
     shape = self.num_frames, self.size, self.size, 3
@@ -317,6 +325,8 @@ def define(
   size: int = 64,
   windows: int = 1,
   crops: int = 1,
+  mirror: bool = False,
+  margin_s: float = 0.0,
   flip: bool = False,
   pad: int = 0,
   short: str = "black",
@@ -344,6 +354,9 @@ def define(
     windows: in evaluation, evenly spaced over the clip, each a row; 1 is the centre.
     crops: in evaluation, of each window, evenly spaced along the longer side, each a
       row; 1 is the centre.
+    mirror: in evaluation, of each crop its mirror image too, a row of its own.
+    margin_s: in evaluation, the last of several windows ends so long before the end,
+      where the clip is long enough; MIL-NCE's published loader leaves 0.4 s.
     flip: mirror half of the clips in training.
     pad: in training the crop may reach so many pixels beyond the frame, where it shows
       the frame mirrored.
@@ -365,15 +378,22 @@ def define(
     raise UserError(f"input.text={text!r} needs a vocabulary; set config.vocab.")
   if short not in ("black", "loop"):
     raise UserError(f"input.short={short!r}. Known: black, loop.")
-  if train and (windows != 1 or shuffle_frames):
-    raise UserError("input: windows and shuffle_frames are for evaluation only.")
-  moved = train or shuffle_frames or crops != 1
+  if train and (windows != 1 or shuffle_frames or mirror or margin_s):
+    raise UserError(
+      "input: windows, mirror, margin_s and shuffle_frames are for evaluation only."
+    )
+  moved = train or shuffle_frames or mirror or crops != 1
   if "box" in fields and (moved or "video" not in fields):
     raise UserError("input.fields: box is for evaluation, beside video in its order.")
-  if text == "caption" and windows != 1:
-    raise UserError("input: a row is a caption or a window; windows needs other text.")
-  if min(num_frames, size, windows, crops, candidates, max_words) < 1 or pad < 0:
+  if text == "caption" and max(windows, crops, 1 + mirror) != 1:
+    raise UserError(
+      "input: a row is a caption or a view of a clip; windows, crops and mirror need "
+      "other text."
+    )
+  if min(num_frames, size, windows, crops, candidates, max_words) < 1:
     raise UserError("input: sizes and counts must be positive.")
+  if min(pad, margin_s) < 0:
+    raise UserError("input: pad and margin_s must not be negative.")
   if audio_s is not None and audio_s <= 0:
     raise UserError(f"input.audio_s={audio_s}; it must be positive, in seconds.")
   if pad > size // 2:
@@ -399,6 +419,8 @@ def define(
     size=size,
     windows=windows,
     crops=crops,
+    mirror=mirror,
+    margin_s=margin_s,
     flip=flip,
     pad=pad,
     loop=short == "loop",
@@ -408,7 +430,7 @@ def define(
     steps, fields, text, vocab, candidates, max_words, shuffle_frames, sound_hz
   )
   keep = table.select(where or {})
-  parts = windows * crops
+  parts = windows * crops * steps.views
   record, sub = _rows(table, keep, train=train, mode=text, windows=parts)
   queries = text == "caption" and not train
 

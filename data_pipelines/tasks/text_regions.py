@@ -11,7 +11,8 @@ where the data have them:
   regions_objects, regions_conf [B, R]; regions2_* the same of the second image (NLVR2);
   match [B]; label [B] int32 (NLVR2: the statement is true); answers [B, A] f32, soft
   scores of A answers (VQA, SNLI-VE); label_box [B, 4] f32 and label [B], the region
-  that overlaps this box most, -1 where none does by more than half (RefCOCO)
+  that overlaps this box most, -1 where none does by more than half (RefCOCO); in
+  evaluation label_sentence [B], which rows have one sentence (NLVR2)
 on request:
   regions_probs [B, R, C] f16, regions_attributes, regions_attribute_conf [B, R],
   regions_angles [B, R, 2] (panoramas)
@@ -181,6 +182,9 @@ def define(
     numbers["answers"] = ((answers,), tf.float32)
   if "refer/box" in have.context:
     numbers |= {"label_box": ((4,), tf.float32), "label": ((), tf.int32)}
+  sentences = None
+  if "sentence" in table.columns and not train:
+    sentences = np.unique(table.columns["sentence"], return_inverse=True)[1]
 
   def shapes(length):
     return layout.shapes(length) | {k: s for k, (s, _) in numbers.items()}
@@ -195,6 +199,8 @@ def define(
       masks = [x[f"{stream}_mask"] for stream in layout.sizes]
       x["fuse_index"] = packing.fuse_index(np.concatenate(masks, axis=1), length)
     group = np.where(row < 0, 0, found["group"][record]).astype(np.int32)
+    if sentences is not None:
+      x["label_sentence"] = sentences[record].astype(np.int32)
     return x | {"example_id": record.astype(np.int32), "group_id": group}
 
   dtypes = {k: d for k, (_, d) in numbers.items()} | layout.dtypes

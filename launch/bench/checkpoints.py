@@ -14,6 +14,7 @@ begins when the one before is done, as it is where saves are minutes apart.
 
 import dataclasses
 import functools
+import gc
 import pathlib
 import tempfile
 import time
@@ -42,6 +43,7 @@ def measure(made, directory: str | pathlib.Path, *, saves: int, every: int) -> d
     spent[name].append(time.perf_counter() - begin)
 
   made.run()  # compiles
+  gc.freeze()  # as the train loop does after its first step
   size = sum(x.nbytes for x in jax.tree.leaves(made.state))
   with checkpoint.Checkpoints(directory, every=every, keep_last=1) as saved:
     for k in range(saves + 1):
@@ -52,7 +54,7 @@ def measure(made, directory: str | pathlib.Path, *, saves: int, every: int) -> d
       began, save = time.perf_counter(), functools.partial(saved.save, k + 1)
       timed("blocked", lambda save=save: save(made.state, data={}, config={}))
       timed("first", made.run)
-      while saved.thread.is_alive():
+      while not saved.running.done():
         timed("beside", made.run)
       saved.wait()
       spent["save"].append(time.perf_counter() - began)

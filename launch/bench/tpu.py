@@ -65,10 +65,9 @@ def define():
 
 
 def everything() -> list[str]:
-  """All configs that train, as --configs takes them."""
-  files = sorted(
-    p for p in pathlib.Path("configs").glob("*/*.py") if p.parent.name != "probe"
-  )
+  """All configs that train, as --configs takes them; others say launch.eval."""
+  trains = lambda p: "launch.eval --config" not in p.read_text()
+  files = sorted(p for p in pathlib.Path("configs").glob("*/*.py") if trains(p))
   plain = [
     f"{p.parent.name}/{p.stem}" for p in files if p.stem not in ("__init__", "common")
   ]

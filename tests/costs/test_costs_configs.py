@@ -19,7 +19,8 @@ FILES = sorted(
   for p in (helpers.ROOT / "configs").rglob("*.py")
   if p.name not in ("__init__.py", "common.py")
 )
-TRAINING = [f for f in FILES if not f.startswith("configs/probe/")]
+TRAINS = lambda f: "launch.eval --config" not in (helpers.ROOT / f).read_text()
+TRAINING = [f for f in FILES if TRAINS(f)]
 MEGA, GIGA = 1e6, 1e9
 
 
@@ -266,6 +267,16 @@ def test_few_rows_use_few_chips():
   assert "16 rows use 16 of the 64 chips" in one.notes[-1]
   with pytest.raises(UserError, match="16 rows does not divide by 64 data shards"):
     job.build(config("configs/captioning/youcook2.py"), chips.devices(64))
+
+
+def test_a_small_budget_of_tokens_uses_few_chips():
+  """10,240 tokens are 31 rows of NLVR2's longest: 24, in eights."""
+  path = "configs/uniter/nlvr2.py"
+  one = made(path)
+  assert (one.mesh.size, one.tasks["nlvr2"].rows) == (24, 24)
+  assert "24 rows use 24 of the 64 chips" in one.notes[-1]
+  with pytest.raises(UserError, match="holds 31 rows of 324, fewer than 64"):
+    job.build(config(path), chips.devices(64))
 
 
 def test_a_stand_in_for_the_vocabulary_is_told():

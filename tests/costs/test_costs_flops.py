@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.reference import flops as flops_reference
+from tests.reference import networks
 from vlp_jax import batch as batch_lib
 from vlp_jax import costs, resolve
 from vlp_jax.costs import dots, families, flops, inputs
@@ -90,6 +91,17 @@ def test_s3d_is_what_paper_and_pencil_say():
   assert parts["video/stem"] == 4 * 2 * 17 * 113 * 113 * 32 * 24 * 64
   words = 5 * 2 * (16 * 300 * 2048 + 2048 * 512)
   assert parts["text"] == pytest.approx(4 * words)
+
+
+def test_i3d_is_what_loops_over_its_table_say():
+  given = {"name": "mil_nce", "variant": "i3d"}
+  model = resolve.model(given, inject={"vocab_size": 66_250})
+  for frames, size in ((32, 224), (32, 200)):
+    parts = families.of(model).forward(model, clips(model, 2, frames, size), None, None)
+    video = sum(x for k, x in parts.items() if k.startswith("video/")) / 2
+    hand = networks.i3d(frames, size) + networks.dense(1024, 512)
+    assert video == pytest.approx(hand, rel=1e-9)
+  assert networks.i3d(32, 224) == pytest.approx(111.2e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["uniter", "mil_nce"])

@@ -14,7 +14,8 @@ from data_pipelines.tasks import clip_features as task
 from data_pipelines.vocabularies import words
 from tests.reference import growing
 from vlp_jax import batch as contract
-from vlp_jax.errors import UserError
+from vlp_jax import cluster_tree
+from vlp_jax.errors import CheckpointError, UserError
 
 WORDS = ("cut", "the", "onion", "stir", "pot", "serve")
 RATES, WIDTHS = (1.0, 1.5), (3, 2)
@@ -201,6 +202,38 @@ def test_clips_captions_and_seconds_in_evaluation(clips):
   for t in range(6):
     want = np.concatenate([x[t], y[int(t * 1.5) : int((t + 1) * 1.5)].max(axis=0)])
     np.testing.assert_array_equal(batch["clips_features"][2, t], want)
+
+
+def test_tokens_of_a_tree(prepared, tmp_path):
+  """Ids of the leaf that plain distances find, and no features; 0 at padding."""
+  out, _ = prepared
+  rng = np.random.default_rng(2)
+  level = rng.normal(size=(6, sum(WIDTHS))).astype(np.float32)
+  tree = cluster_tree.Tree((level,), (np.arange(6) != 3,))
+  tree.save(tmp_path / "tree.npz")
+  given = dict(task="clip_features", dir=str(out), split="train", rows=3)
+  given |= dict(unit="seconds", max_seconds=24, tree=str(tmp_path / "tree.npz"))
+  (batch,) = batches.evaluation({**given, "keep_features": True})
+  contract.check(batch)
+  x, mask = batch["clips_features"], batch["clips_mask"]
+  assert mask.sum(axis=1).tolist() == [20] * 3
+  for row, t in np.argwhere(mask):
+    far = [np.square(x[row, t] - c).sum() for c in level]
+    far[3] = np.inf  # unused
+    assert batch["clips_tokens"][row, t] == np.argmin(far)
+  assert not batch["clips_tokens"][~mask].any()
+  (alone,) = batches.evaluation(given)
+  assert "clips_features" not in alone
+  np.testing.assert_array_equal(alone["clips_tokens"], batch["clips_tokens"])
+  # The plan of the batches knows the tree: a position of another one does not fit.
+  plan = lambda more: batches.build({**given, **more}).get_state()["plan"]
+  assert plan({}) != plan({"tree": ""})
+  with pytest.raises(CheckpointError, match="ids of one tree"):
+    batches.evaluation({**given, "tree_digest": "0" * 64})
+  wide = cluster_tree.Tree((np.zeros((2, 9), np.float32),), (np.ones(2, bool),))
+  wide.save(tmp_path / "wide.npz")
+  with pytest.raises(UserError, match="width 5; the tree"):
+    batches.evaluation({**given, "tree": str(tmp_path / "wide.npz")})
 
 
 def test_bad_inputs_are_told(source, prepared, tmp_path):

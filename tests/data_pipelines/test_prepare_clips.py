@@ -321,3 +321,14 @@ def test_a_short_clip_is_black_or_starts_anew(gestures):
         b["video_frames"][row], a["video_frames"][row][again]
       )
       np.testing.assert_allclose(b["video_times"][row], again / 8, atol=1e-6)
+
+
+def test_short_clips_go_on_as_far_as_their_video_does():
+  row = {"key": "a", "start": 1.0, "end": 2.0}
+  cut = lambda duration, least: next(clips._cut(row, duration, 10.0, 0.0, least))
+  assert cut(9.0, 0.0).end == 2.0
+  assert cut(9.0, 3.3).end == pytest.approx(4.3)
+  assert cut(9.0, 3.3).last == 42
+  assert cut(3.0, 3.3).end == 3.0  # and there it ends
+  assert cut(1.5, 3.3).end == 2.0  # damaged: found out when it is decoded
+  assert next(clips._cut(row | {"end": 8.0}, 9.0, 10.0, 0.0, 3.3)).end == 8.0

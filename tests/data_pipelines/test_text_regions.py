@@ -163,6 +163,7 @@ def pairs(root, tmp_path_factory):
 def test_nlvr2_has_two_images_and_a_label(pairs, vocab):
   (batch,) = stream(pairs, vocab, rows=2, fields=("regions_probs",))
   assert batch["label"].tolist() == [1, 0]
+  assert batch["label_sentence"].tolist() == [0, 1]
   assert "match" not in batch
   assert "fuse_index" not in batch  # the text is encoded with each image
   for name, places in (("regions", (0, 2)), ("regions2", (1, 3))):

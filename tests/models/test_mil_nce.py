@@ -197,8 +197,8 @@ def test_colour_histogram_has_the_same_outputs():
   assert out["text_embed"].shape == (4, 3, 16)
   with pytest.raises(ValueError, match="video='s3d'"):
     model.apply(variables, batch(), method="video_stages")
-  with pytest.raises(ValueError, match="'i3d'"):
-    shapes(make("mu", video="i3d"))
+  with pytest.raises(ValueError, match="'s3e'"):
+    shapes(make("mu", video="s3e"))
 
 
 def test_a_few_steps_lower_the_loss(small):

@@ -101,6 +101,23 @@ def s3d(frames, size, pads, *, flat=False):
   return total
 
 
+def i3d(frames, size):
+  """FLOPs of Inception-v1 inflated (arXiv 1705.07750), without a linear layer."""
+  cube = (3, 3, 3)
+  maps = slide((frames, size, size), (7, 7, 7), (2, 2, 2), "same")
+  total = conv(maps, (7, 7, 7), 3, 64)
+  maps = slide(maps, (1, 3, 3), (1, 2, 2), "same")
+  total += conv(maps, (1, 1, 1), 64, 64) + conv(maps, cube, 64, 192)
+  maps, width = slide(maps, (1, 3, 3), (1, 2, 2), "same"), 192
+  for name, (b0, b1a, b1b, b2a, b2b, b3) in MIXED.items():
+    if name in ("4b", "5b"):
+      maps = slide(maps, (2, 2, 2), (2, 2, 2), "same")
+    total += conv(maps, (1, 1, 1), width, b0 + b1a + b2a + b3)
+    total += conv(maps, cube, b1a, b1b) + conv(maps, cube, b2a, b2b)
+    width = b0 + b1b + b2b + b3
+  return total
+
+
 def resnet3d18(frames, size, kinds, *, middles="conv"):
   """FLOPs of torchvision's 18-layer video networks: "2+1", "3d" or "2d" a stage.
 

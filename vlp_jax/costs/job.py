@@ -121,9 +121,13 @@ def build(
   model = resolve.model(s.model, inject=inject)
   make = functools.partial(_tasks, s, model, inject, task, sizes)
   mesh = sharding.mesh(s.mesh, devices)
-  tasks = make(sharding.batch_shards(mesh) * s.micro)
-  rows = min(t.rows for t in tasks.values())
-  if fewer and rows < sharding.batch_shards(mesh) * s.micro:
+  shards = sharding.batch_shards(mesh) * s.micro
+  rows = shards
+  if fewer:  # a budget of tokens may hold too few rows for so many shards
+    rows = min(t.rows for t in make(s.micro).values())
+  if rows >= shards:
+    tasks = make(shards)
+  else:
     mesh = _smaller(s, devices, rows)
     tasks = make(sharding.batch_shards(mesh) * s.micro)  # budgets of tokens follow
     notes.append(

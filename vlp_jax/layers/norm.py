@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
     eps: added to the variance; 1e-5 in torch, 1e-3 in TensorFlow's Inception models.
     groups: the batch is cut into this many runs of rows, each with its own statistics.
     unbiased: whether the running variance is the unbiased one.
-    center: whether there is a bias.
+    center, gain: whether there are a bias and a scale.
     scale_init: of scale; zeros in the last norm of a residual branch start the block as
       the identity.
   """
@@ -40,6 +40,7 @@ class BatchNorm(nn.Module):
   groups: int = 1
   unbiased: bool = False
   center: bool = True
+  gain: bool = True
   scale_init: Callable = nn.initializers.ones
   dtype: jnp.dtype = jnp.float32
 
@@ -56,7 +57,9 @@ class BatchNorm(nn.Module):
     Raises: ValueError when the rows cannot be cut into `groups`.
     """
     width = x.shape[-1]
-    scale, bias = self.param("scale", self.scale_init, (width,)), jnp.zeros(width)
+    scale, bias = jnp.ones(width), jnp.zeros(width)
+    if self.gain:
+      scale = self.param("scale", self.scale_init, (width,))
     if self.center:
       bias = self.param("bias", nn.initializers.zeros, (width,))
     mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))

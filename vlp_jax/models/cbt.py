@@ -8,8 +8,9 @@ Reads:   clips_features [B, T, F], clips_mask [B, T], or, with video="s3d", vide
          with; mlm_ids [B, L] and mlm_positions [B, P], corrupted words.
 Returns: steps [B, T, D], the embeddings e_t; video [B, T, D], the outputs with nothing
          hidden (0 at padding); video_features [B, D], their mean, for probes and
-         captions; video_mask [B, T]; predicted, outputs with steps hidden, [B, T, D] or
-         [B, M, T, D]; text [B, L, Dt] and text_features [B, Dt]; pair_scores [B, K];
+         captions; input_features [B, F], that of what is given; video_mask [B, T];
+         predicted, outputs with steps hidden, [B, T, D] or [B, M, T, D]; text
+         [B, L, Dt] and text_features [B, Dt]; pair_scores [B, K];
          mlm_logits [B, P, V]; logits [B, C] if there are num_classes (anticipation,
          classification). All as far as the batch has what they need.
 
@@ -168,7 +169,7 @@ class Model(nn.Module):
     return spec | {"clips_features": features, "clips_mask": make(jnp.bool_, 2)}
 
   def _steps(self, batch, train):
-    """(e [B, T, D], mask [B, T]) of the given features or frames."""
+    """(x [B, T, F], mask [B, T]), the given features or those of the frames."""
     if self.video == "features":
       x, where = batch["clips_features"], batch["clips_mask"]
       if x.shape[-1] != self.feature_dim:
@@ -187,7 +188,7 @@ class Model(nn.Module):
       x = x.reshape(*where.shape, -1)
       if not self.train_video:
         x = jax.lax.stop_gradient(x)
-    return self.embed(x), where
+    return x, where
 
   def _windows(self, frames, real):
     """Frames [B, T, t, H, W, 3] and their mask, cut into windows if they are not."""
@@ -216,12 +217,15 @@ class Model(nn.Module):
   def encode_video(
     self, batch: Mapping[str, jax.Array], *, train: bool = False
   ) -> dict[str, jax.Array]:
-    """steps, video, video_features, video_mask, and logits if there are classes."""
-    steps, where = self._steps(batch, train)
+    """steps, video, video_features, input_features, video_mask, logits of classes."""
+    given, where = self._steps(batch, train)
+    steps = self.embed(given)
     x = self._transform(steps, where, None, train)
     count = jnp.maximum(where.sum(axis=1, keepdims=True), 1)
     mean = wide(x).sum(axis=1) / count
     out = {"steps": steps, "video": x, "video_features": mean, "video_mask": where}
+    plain = jnp.where(where[..., None], wide(given), 0).sum(axis=1) / count
+    out["input_features"] = plain
     if self.num_classes:
       at = jnp.maximum(where.sum(axis=1, dtype=jnp.int32) - 1, 0)[:, None]
       last = mlm.at_positions(x, at)[:, 0]

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.towers import colour_histogram, s3d, word2vec_bag
+from vlp_jax.towers import colour_histogram, i3d, s3d, word2vec_bag
 
 # Tests and laptops: fewer and narrower stages, coarser first blocks, the same code.
 MU = dict(
@@ -53,6 +53,8 @@ QUICK = dict(
 )
 PLAIN_STEM = dict(space_to_depth=(), stem_window=(3, 7, 7), stem_strides=(2, 2, 2))
 VARIANTS = {"mu": MU, "quick": QUICK, "s3d": {}, "s3d_repo": PLAIN_STEM}
+VARIANTS |= {"i3d": dict(video="i3d")}
+VIDEOS = ("s3d", "i3d", "colour_histogram")
 
 
 class Model(nn.Module):
@@ -60,9 +62,10 @@ class Model(nn.Module):
 
   Attributes:
     vocab_size: rows of the word table, 66,250 in the released net.
-    video: "s3d", or "colour_histogram" for the baseline that sees colour alone.
+    video: "s3d", "i3d", or "colour_histogram" for the baseline that sees colour alone.
     train_words, pad_in_max: see `towers.word2vec_bag`; `stem_*`, `stages`,
-      `pool_padding`, `bn_*`, `remat`: see `towers.s3d`.
+      `pool_padding`, `bn_*`, `remat`: see `towers.s3d`. I3D has the stem, padding and
+      eps of `towers.i3d`.
     dtype: of the computation, "float32" or "bfloat16".
   """
 
@@ -102,10 +105,20 @@ class Model(nn.Module):
         remat=self.remat,
         dtype=dtype,
       )
+    elif self.video == "i3d":
+      self.video_tower = i3d.I3D(
+        embed_dim=self.embed_dim,
+        stem_width=self.stem_width,
+        stages=self.stages,
+        bn_momentum=self.bn_momentum,
+        bn_groups=self.bn_groups,
+        remat=self.remat,
+        dtype=dtype,
+      )
     elif self.video == "colour_histogram":
       self.video_tower = colour_histogram.ColourHistogram(self.embed_dim)
     else:
-      raise ValueError(f"video is {self.video!r}; give 's3d' or 'colour_histogram'.")
+      raise ValueError(f"video is {self.video!r}; give one of {VIDEOS}.")
     self.text_tower = word2vec_bag.Word2VecBag(
       vocab_size=self.vocab_size,
       embed_dim=self.embed_dim,
@@ -140,10 +153,10 @@ class Model(nn.Module):
     """video_embed [B, D] and video_features [B, C], float32."""
     frames, mask = self._clips(batch)
     where = mask.any(-1)
-    if self.video == "s3d":
-      out = self.video_tower(frames, train=train, where=where)
-    else:
+    if self.video == "colour_histogram":
       out = self.video_tower(frames, mask)
+    else:
+      out = self.video_tower(frames, train=train, where=where)
     return {
       f"video_{k}": jnp.where(where[:, None], out[k], 0.0)
       for k in ("embed", "features")
@@ -157,8 +170,8 @@ class Model(nn.Module):
     return {"text_embed": jnp.where(mask.any(-1)[..., None], embed, 0.0)}
 
   def video_stages(self, batch, *, train: bool = False) -> dict[str, jax.Array]:
-    """Activations [B, t, h, w, c] of every stage of S3D by name, stem first."""
-    if self.video != "s3d":
+    """Activations [B, t, h, w, c] of every stage of the tower by name, stem first."""
+    if self.video == "colour_histogram":
       raise ValueError(f"video_stages needs video='s3d', not {self.video!r}.")
     frames, mask = self._clips(batch)
     out = self.video_tower(frames, train=train, where=mask.any(-1), stages=True)

@@ -45,7 +45,7 @@ INITS = {"torch": conv3d.torch_uniform, "haiku": conv2d.haiku_normal}
 
 
 class Inception(nn.Module):
-  """Four branches, each with its own gate, concatenated (b0, b1, b2, b3).
+  """Four branches, each with its own gate if `gated`, concatenated (b0, b1, b2, b3).
 
   b0 is 1 x 1 x 1; b1 and b2 are 1 x 1 x 1, then separable 3 x 3 x 3; b3 is a max-pool
   of 3 x 3 x 3, then 1 x 1 x 1. `conv` is a ConvBN with its settings, `deep` the
@@ -55,6 +55,7 @@ class Inception(nn.Module):
   widths: Sequence[int]
   conv: functools.partial
   deep: functools.partial
+  gated: bool = True
 
   @nn.compact
   def __call__(self, x, *, train=False, where=None):
@@ -67,6 +68,8 @@ class Inception(nn.Module):
       deep(b2b, name="conv_b2_b")(conv(b2a, name="conv_b2_a")(x, **run), **run),
       conv(b3b, name="conv_b3_b")(pooled, **run),
     )
+    if not self.gated:
+      return jnp.concatenate(branches, axis=-1)
     given = conv.keywords["dtype"], conv.keywords["kernel_init"]
     gates = [
       conv3d.SelfGating(*given, name=f"gating_b{i}") for i in range(len(branches))
@@ -97,6 +100,8 @@ class S3D(nn.Module):
     bn_unbiased: of the running variance, as in torch.
     initial: values of kernels, "torch" or "haiku".
     time_padding: before and after a clip, "zeros" as published, or "edge".
+    separable, gated, bn_scale: False for whole kernels of t x h x w, without gates
+      (stages "gate" are passed over), for norms without scale: see `towers.i3d`.
     remat: "none", "dots" (results of convolutions are kept; norms, gates and pools run
       again) or "full" (only the stages' inputs are kept).
     deflated: the same network for pictures [B, 1, H, W, 3]: every kernel one step
@@ -117,6 +122,9 @@ class S3D(nn.Module):
   bn_unbiased: bool = True
   initial: str = "torch"
   time_padding: str = "zeros"
+  separable: bool = True
+  gated: bool = True
+  bn_scale: bool = True
   remat: str = "none"
   deflated: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -142,7 +150,7 @@ class S3D(nn.Module):
     Raises: ValueError for clips that are not 5-D or do not divide into blocks.
     """
     if frames.ndim != 5 or frames.shape[-1] != 3:
-      raise ValueError(f"frames are {frames.shape}; S3D takes [B, T, H, W, 3].")
+      raise ValueError(f"frames are {frames.shape}; the tower takes [B, T, H, W, 3].")
     if self.deflated and frames.shape[1] != 1:
       raise ValueError(f"{frames.shape[1]} frames; a deflated S3D takes T = 1.")
     for name, known in (
@@ -158,6 +166,7 @@ class S3D(nn.Module):
       eps=self.bn_eps,
       groups=self.bn_groups,
       unbiased=self.bn_unbiased,
+      gain=self.bn_scale,
     )
     run, init = dict(train=train, where=where), INITS[self.initial]
     again = functools.partial(self._again, run=run)
@@ -169,7 +178,7 @@ class S3D(nn.Module):
       dtype=self.dtype,
     )
     window = (1 if self.deflated else 3, 3, 3)
-    deep = functools.partial(conv, window=window, separable=True)
+    deep = functools.partial(conv, window=window, separable=self.separable)
     x = self._stem(frames, conv, again)
     seen = {"conv1": x}
     if self.space_to_depth and self.stem_padding == "torch":
@@ -179,6 +188,8 @@ class S3D(nn.Module):
     for name, kind, *numbers in self.stages:
       if kind == "pool":
         x = self._pool(x, *numbers)
+      elif kind == "gate" and not self.gated:
+        continue
       elif kind == "gate":
         x = again(conv3d.SelfGating(self.dtype, init, name=name), x, run={})
       elif kind == "point":
@@ -186,7 +197,7 @@ class S3D(nn.Module):
       elif kind == "separable":
         x = again(deep(*numbers, name=name), x)
       elif kind == "inception":
-        x = again(Inception(numbers, conv, deep, name=name), x)
+        x = again(Inception(numbers, conv, deep, self.gated, name=name), x)
       else:
         raise ValueError(
           f"stage {name!r} is {kind!r}; known: pool, gate, point, separable, inception."

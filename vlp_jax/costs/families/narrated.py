@@ -1,14 +1,14 @@
-"""Clips and narrations in one space: MIL-NCE's S3D-G, HowTo100M's gated features.
+"""Clips and narrations in one space: MIL-NCE's S3D-G and I3D, HowTo100M's features.
 
-S3D-G on 32 x 224 x 224 is 74.2 GFLOP (`costs.towers.s3d`). HowTo100M with 64 clips and
-as many narrations of 20 words a video, 4,096 wide, is 11.7 GFLOP a video, and the
-scores of 32 such videos 1.1 a video.
+S3D-G on 32 x 224 x 224 is 74.2 GFLOP, I3D 111.2 (`costs.towers.s3d`). HowTo100M with 64
+clips and as many narrations of 20 words a video, 4,096 wide, is 11.7 GFLOP a video, and
+the scores of 32 such videos 1.1 a video.
 """
 
 import math
 
 from vlp_jax.costs import contrast, families, flops, towers
-from vlp_jax.towers import s3d
+from vlp_jax.towers import i3d, s3d
 
 MODELS = ("mil_nce", "howto100m")
 
@@ -29,7 +29,7 @@ def forward(model, batch, lengths, objective) -> dict[str, float]:
     if "video_frames" in batch:
       sizes = batch["video_frames"].shape[1:4]
       histogram = model.video == "colour_histogram"
-      parts = _histogram(model, sizes) if histogram else _s3d(model, sizes)
+      parts = _histogram(model, sizes) if histogram else _tower(model, sizes)
       out |= {f"video/{k}": families.rows(batch) * x for k, x in parts.items()}
     up = flops.linear(words, model.word_dim, model.text_mlp_dim)
     out["text"] = texts * (up + flops.linear(1, model.text_mlp_dim, model.embed_dim))
@@ -69,8 +69,11 @@ def _gate(width, features) -> float:
   return flops.linear(1, width, features) + flops.linear(1, features, features)
 
 
-def _s3d(model, sizes) -> dict[str, float]:
-  return towers.count(towers.alike(s3d.S3D, model), sizes, 3).parts
+def _tower(model, sizes) -> dict[str, float]:
+  tower = towers.alike(s3d.S3D, model)
+  if model.video == "i3d":
+    tower = towers.alike(i3d.I3D, model, **i3d.OWN)
+  return towers.count(tower, sizes, 3).parts
 
 
 def _histogram(model, sizes) -> dict[str, float]:

@@ -58,6 +58,7 @@ def count(tower: Any, sizes: Sequence[int], channels: int) -> Net:
 
   known: Mapping[str, Callable] = {
     "S3D": s3d.count,
+    "I3D": s3d.count,
     "TSMResNet": resnets.tsm,
     "ImageResNet": resnets.image,
     "AudioResNet": resnets.audio,
