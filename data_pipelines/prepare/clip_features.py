@@ -239,7 +239,8 @@ def record(
   inside = [s for s in inside if narrated.text_of(s.text) and s.end >= s.start]
   inside.sort(key=lambda s: (s.start, s.end))
   captions = [c for c in map(narrated.text_of, row["captions"]) if c]
-  duration = length if end is None else end - start
+  # Features may end inside the clip: what is behind them is no data.
+  duration = length if end is None else min(end - start, length)
   context |= {"key": row["key"], "group": row["group"] or row["key"]}
   context["duration_s"] = float(duration)
   lists = {
