@@ -151,19 +151,20 @@ class Checkpoints:
     if self.first and path.exists():
       path.rmtree()  # empty, or damaged and therefore not restored
     flat = {k: x for k, x in flat.items() if x.size}  # orbax knows no empty array
-    copies, started = snapshot.copies(flat), True
+    copies = snapshot.copies(flat)
     try:
       if copies is None:
         self.orbax.save(path / "state", args=ocp.args.PyTreeSave(flat))
     except (OSError, ValueError, RuntimeError) as error:
-      self.error, started = error, False
+      self.error = error
     args = (path, files, about, copies)
-    self.pending = step
-    self.running = self.worker.submit(*((self._finish, *args) if started else (int,)))
+    self.pending, self.running = step, self.worker.submit(self._finish, *args)
     self.blocked_s = time.perf_counter() - start
 
   def _finish(self, path, files, about, copies):
     """In a thread: waits for orbax, writes the rest, commits, tidies up."""
+    if self.error is not None:  # the save did not begin
+      return
     try:
       if copies is not None:
         self.orbax.save(path / "state", args=ocp.args.PyTreeSave(copies))

@@ -125,7 +125,9 @@ def _plain(row: clip_row.ClipRow) -> dict:
   """A dict for JSON."""
   if row.error:
     return {"key": row.key, "error": row.error}
-  return row._asdict() | {"labels": dict(row.labels), "error": ""}
+  out = row._asdict() | {"labels": dict(row.labels), "error": ""}
+  del out["moments"]  # of videos; what is told apart by digest stays what it was
+  return out
 
 
 def record(

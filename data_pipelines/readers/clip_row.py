@@ -108,6 +108,12 @@ def names(rows: Sequence[ClipRow], label: str) -> list[str]:
   return sorted({r.labels[label] for r in rows if label in r.labels})
 
 
+def stretch(first, last) -> tuple[float, float]:
+  """(start, end) in s of a moment of TVR, which may be of one instant."""
+  start, end = seconds(first), seconds(last)
+  return start, end if end > start else math.nextafter(start, math.inf)
+
+
 def seconds(value) -> float:
   """Seconds of a number, "12.5", "[HH:]MM:SS(.|,)mmm" or LSMDC's "HH.MM.SS.mmm".
 

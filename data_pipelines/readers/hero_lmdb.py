@@ -24,11 +24,10 @@ Video features are read by `feature_stores.py`.
 import collections
 import html
 import json
-import math
 import pathlib
 
 from data_pipelines.readers import lmdb_file, packed, subtitles, tables
-from data_pipelines.readers.clip_row import Choice, ClipRow, bad, seconds, span, tidy
+from data_pipelines.readers.clip_row import Choice, ClipRow, bad, span, stretch, tidy
 from vlp_jax import errors
 
 CLIPS, CAPTIONS = "clip.db", "cap.db"
@@ -177,9 +176,8 @@ def _clip(key, found, texts, split, videos) -> ClipRow:
     raise ValueError("the record names no video")
   if videos.get(key, video) != video:
     raise ValueError(f"it is of {video} here and of {videos[key]} in the json beside")
-  start, end = (seconds(t) for t in found["ts"])
-  if end <= start:  # a moment of one instant
-    end = math.nextafter(start, math.inf)
+  first, last = found["ts"]
+  start, end = stretch(first, last)
   return ClipRow(
     key=key,
     media=video,

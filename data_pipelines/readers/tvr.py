@@ -14,7 +14,6 @@ end}]}.
 A row is a moment; with unit=video a video with its described moments.
 """
 
-import math
 import pathlib
 
 from data_pipelines.readers import subtitles, tables
@@ -25,6 +24,7 @@ from data_pipelines.readers.clip_row import (
   Said,
   bad,
   seconds,
+  stretch,
   tidy,
 )
 from vlp_jax import errors
@@ -118,9 +118,7 @@ def _row(row, place, split, moment, said) -> ClipRow:
     return bad(place, row, split)
   try:
     key, ts, captions, labels, choices = moment(row)
-    start, end = (0.0, None) if ts is None else (seconds(ts[0]), seconds(ts[1]))
-    if end is not None and end <= start:  # a moment of one instant
-      end = math.nextafter(start, math.inf)
+    start, end = (0.0, None) if ts is None else stretch(ts[0], ts[1])
     video = row["vid_name"]
     return ClipRow(
       key=key,
