@@ -29,6 +29,7 @@ def config(arg, *, data: str, classes: int, videos: int) -> ml_collections.Confi
   c.seed, c.total_steps = 0, epoch * (WARM if arg.warm else EPOCHS)
   c.model = dict(name="classifier", variant=arg.variant, num_classes=classes)
   c.model.update(dropout=0.5, dtype="bfloat16")
+  c.model.remat = "none" if arg.variant.startswith("tsm") else "full"
   c.tasks = dict(classify=dict(objective="classify:softmax", label="label_action"))
   c.input = dict(
     task="narrated_clips",
@@ -61,6 +62,7 @@ def config(arg, *, data: str, classes: int, videos: int) -> ml_collections.Confi
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:
     c.model.update(tower="s3d", tower_args=TINY, num_classes=12, dtype="float32")
+    c.model.remat = "none"
     c.total_steps, c.log_every, c.checkpoint.every = 2, 1, 2
     c.input.update(dir="synthetic/narrated", rows=8, num_frames=8, frame_rate=4.0)
     c.input.update(size=32)

@@ -31,7 +31,7 @@ def get_config(arg=None):
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 300_000
   c.model = dict(name="xdc", variant="r2plus1d", clusters=128, dtype="bfloat16")
-  c.model.heads = HEADS[arg.system]
+  c.model.heads, c.model.remat = HEADS[arg.system], "full"
   c.tasks = dict(cluster=dict(objective=f"cluster:{arg.system}", weight=1.0))
   c.input = dict(
     task="narrated_clips",
@@ -60,6 +60,7 @@ def get_config(arg=None):
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:
     c.model.variant, c.model.dtype, c.model.clusters = "mu", "float32", 4
+    c.model.remat = "none"
     c.total_steps, c.optim.warmup, c.log_every = 2, 1, 1
     c.checkpoint.every = 2
     c.input.update(dir="synthetic/narrated", rows=8, num_frames=8, frame_rate=4.0)

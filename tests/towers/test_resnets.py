@@ -294,3 +294,29 @@ def test_pool_parts_reads_real_frames_only():
   want = np.maximum((y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5), 0)
   np.testing.assert_allclose(got["features"], want, atol=1e-4)
   assert new["batch_stats"]["neck_bn"]["mean"].shape == (5,)
+
+
+@pytest.mark.parametrize("kind", ["r2plus1d", "mc3"])
+def test_recompute_changes_no_number(kind):
+  """Gradients and running statistics, with a row that counts in neither."""
+  make = lambda remat: r2plus1d.R2Plus1D(
+    kind=kind, widths=(4, 8), depths=(1, 1), stem_mid=3, remat=remat
+  )
+  x, where = random((3, 4, 8, 8, 3)), np.array([True, True, False])
+  variables = jax.jit(make("none").init)(jax.random.key(0), x)
+
+  def grads_of(net):
+    def loss(params):
+      given = dict(train=True, where=where, mutable=["batch_stats"])
+      out, new = net.apply(variables | {"params": params}, x, **given)
+      return (out["features"] ** 2).sum(), new
+
+    return jax.grad(loss, has_aux=True)
+
+  want = jax.jit(grads_of(make("none")))(variables["params"])
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+  for remat in ("dots", "full"):
+    program = jax.make_jaxpr(grads_of(make(remat)))(variables["params"])
+    assert str(program).count("remat") >= 3  # the stem and each block
+    got = jax.jit(grads_of(make(remat)))(variables["params"])
+    jax.tree.map(close, got, want)

@@ -107,6 +107,7 @@ def _too_large(job, error, limit) -> dict[str, Any]:
   """What the compiler says when a program does not fit."""
   text = str(error)
   used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", text)
+  used = used or re.search(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds", text)
   if "RESOURCE_EXHAUSTED" not in text or not used:
     raise UserError(f"the TPU compiler stops: {text.splitlines()[0][:300]}") from error
   unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -60,6 +60,7 @@ class Model(nn.Module):
     threshold: distance below which a pair is taken for synchronous, half the margin of
       the loss.
     bn_groups: see `layers.norm`; dtype: of the computation.
+    remat: of the video tower, see `towers.r2plus1d`.
   """
 
   video: str = "mc3"
@@ -70,6 +71,7 @@ class Model(nn.Module):
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
   bn_groups: int = 1
+  remat: str = "none"
   dtype: str = "float32"
 
   def setup(self):
@@ -78,7 +80,8 @@ class Model(nn.Module):
     dtype = jnp.dtype(self.dtype)
     given = dict(bn_groups=self.bn_groups, dtype=dtype)
     own = dict(kind=self.video, middles="block", bn_eps=1e-5)
-    own, what = own | dict(self.video_args) | given, "model.video_args"
+    own = own | dict(self.video_args) | given | dict(remat=self.remat)
+    what = "model.video_args"
     self.video_tower = resolve.bind(r2plus1d.R2Plus1D, own, what=what)()
     own, what = dict(self.audio_args) | given, "model.audio_args"
     self.audio_tower = resolve.bind(audio_vgg.AudioVGG, own, what=what)()

@@ -80,6 +80,7 @@ class Model(nn.Module):
     dropout: before the linear layer.
     front_end: of `layers.logmel`, for sound, which must have its sampling rate.
     normalise: of the log-mel spectrogram, see `logmel.normalise`.
+    remat: "none", or what the tower knows, see `towers.r2plus1d`.
     dtype: of the tower, "float32" or "bfloat16".
   """
 
@@ -90,6 +91,7 @@ class Model(nn.Module):
   dropout: float = 0.0
   front_end: str = "mmv"
   normalise: str = "none"
+  remat: str = "none"
   dtype: str = "float32"
 
   def setup(self):
@@ -101,6 +103,8 @@ class Model(nn.Module):
     if self.normalise not in logmel.NORMS:
       raise ValueError(f"normalise is {self.normalise!r}; give one of {logmel.NORMS}.")
     own = own | dict(self.tower_args) | dict(dtype=jnp.dtype(self.dtype))
+    if self.remat != "none":
+      own["remat"] = self.remat
     tower = resolve.bind(cls, own, what="model.tower_args")()
     setattr(self, f"{stream}_tower", tower)
     init = nn.initializers.normal(0.01)  # as torch's fine-tuning recipes, near zero

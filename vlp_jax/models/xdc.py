@@ -55,6 +55,7 @@ class Model(nn.Module):
     front_end, normalise: of `layers.logmel`; the sound must have the sampling rate of
       the former.
     dropout: of the features before the heads, in training.
+    remat: of the video tower, "none" or what it knows, see `towers.r2plus1d`.
     dtype: of the computation, "float32" or "bfloat16".
   """
 
@@ -67,6 +68,7 @@ class Model(nn.Module):
   front_end: str = "xdc"
   normalise: str = "none"
   dropout: float = 0.0
+  remat: str = "none"
   dtype: str = "float32"
 
   def setup(self):
@@ -96,6 +98,8 @@ class Model(nn.Module):
     if name not in known:
       raise ValueError(f"{stream} is {name!r}.{resolve.nearest(name, known)}")
     own = dict(getattr(self, f"{stream}_args")) | {"dtype": jnp.dtype(self.dtype)}
+    if stream == "video" and self.remat != "none":
+      own["remat"] = self.remat
     return resolve.bind(known[name], own, what=f"model.{stream}_args")()
 
   def _towers(self):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from vlp_jax.layers import conv2d, conv3d, norm, pixels
 from vlp_jax.metrics import wide
@@ -58,6 +59,7 @@ class Conv(nn.Module):
     if self.kind == "r3d":
       return conv(self.width, (3, 3, 3), (st, sh, sw), name="conv")(x)
     x = conv(self.mid, (1, 3, 3), (1, sh, sw), name="space")(x)
+    x = checkpoint_name(x, conv3d.CONV)
     x = self.norm(dtype=self.dtype, name="mid_bn")(x, train=train, where=where)
     return conv(self.width, (3, 1, 1), (st, 1, 1), name="time")(nn.relu(x))
 
@@ -80,7 +82,8 @@ class Block(nn.Module):
     strides = (1 if self.kind == "flat" else self.stride, self.stride, self.stride)
     conv = functools.partial(Conv, self.width, self.kind, norm=self.norm)
     conv = functools.partial(conv, dtype=self.dtype)
-    bn = lambda name, x: self.norm(dtype=self.dtype, name=name)(x, **run)
+    kept = functools.partial(checkpoint_name, name=conv3d.CONV)
+    bn = lambda name, x: self.norm(dtype=self.dtype, name=name)(kept(x), **run)
     y = nn.relu(bn("bn1", conv(first, strides, name="conv1")(x, **run)))
     y = bn("bn2", conv(second, (1, 1, 1), name="conv2")(y, **run))
     if self.stride > 1 or inputs != self.width:
@@ -107,6 +110,7 @@ class R2Plus1D(nn.Module):
     bn_eps: 1e-3 in XDC, 1e-5 in torchvision; bn_momentum, bn_groups: see `layers.norm`.
       XDC's repository sets torch's momentum to 0.9, of which little but the last batch
       remains; 0.9 here is what the average keeps.
+    remat: what runs again in the backward pass, of blocks and the stem; as `towers.s3d`.
   """
 
   kind: str = "r2plus1d"
@@ -117,6 +121,7 @@ class R2Plus1D(nn.Module):
   bn_eps: float = 1e-3
   bn_momentum: float = 0.9
   bn_groups: int = 1
+  remat: str = "none"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -136,7 +141,11 @@ class R2Plus1D(nn.Module):
     """
     if frames.ndim != 5 or frames.shape[-1] != 3:
       raise ValueError(f"frames are {frames.shape}; R(2+1)D takes [B, T, H, W, 3].")
-    for name, known in (("kind", KINDS), ("middles", MIDDLES)):
+    for name, known in (
+      ("kind", KINDS),
+      ("middles", MIDDLES),
+      ("remat", tuple(conv3d.REMAT)),
+    ):
       if getattr(self, name) not in known:
         raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {known}.")
     run = dict(train=train, where=where)
@@ -147,16 +156,10 @@ class R2Plus1D(nn.Module):
       groups=self.bn_groups,
       unbiased=True,
     )
-    conv = functools.partial(
-      conv3d.Conv3D, kernel_init=conv2d.msra_normal, dtype=self.dtype
-    )
-    act = lambda name, x: nn.relu(bn(dtype=self.dtype, name=name)(x, **run))
-    x, width = pixels.unit(frames).astype(self.dtype), self.widths[0]
-    if self.kind == "r2plus1d":
-      x = act("stem_mid_bn", conv(self.stem_mid, (1, 7, 7), (1, 2, 2), name="stem")(x))
-      x = act("stem_bn", conv(width, (3, 1, 1), name="stem_time")(x))
-    else:
-      x = act("stem_bn", conv(width, (3, 7, 7), (1, 2, 2), name="stem")(x))
+    stem, again = functools.partial(R2Plus1D._stem, bn=bn, run=run), lambda call: call
+    if self.remat != "none":
+      again = functools.partial(nn.remat, policy=conv3d.REMAT[self.remat])
+    x = again(stem)(self, frames)
     seen = {"stem": x}
     for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
       kind = self.kind
@@ -166,7 +169,22 @@ class R2Plus1D(nn.Module):
         stride = 2 if i > 1 and k == 0 else 1
         name = f"layer{i}_{k}"
         block = Block(width, kind, self.middles, stride, bn, self.dtype, name=name)
-        x = block(x, **run)
+        x = again(lambda block, x: block(x, **run))(block, x)
       seen[f"layer{i}"] = x
     out = {"features": wide(x).mean((1, 2, 3))}
     return out | ({"stages": seen} if stages else {})
+
+  def _stem(self, frames, *, bn, run):
+    conv = functools.partial(
+      conv3d.Conv3D, kernel_init=conv2d.msra_normal, dtype=self.dtype
+    )
+
+    def act(name, x):
+      x = bn(dtype=self.dtype, name=name)(checkpoint_name(x, conv3d.CONV), **run)
+      return nn.relu(x)
+
+    x, width = pixels.unit(frames).astype(self.dtype), self.widths[0]
+    if self.kind != "r2plus1d":
+      return act("stem_bn", conv(width, (3, 7, 7), (1, 2, 2), name="stem")(x))
+    x = act("stem_mid_bn", conv(self.stem_mid, (1, 7, 7), (1, 2, 2), name="stem")(x))
+    return act("stem_bn", conv(width, (3, 1, 1), name="stem_time")(x))

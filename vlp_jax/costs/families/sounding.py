@@ -77,5 +77,12 @@ def _towers(model):
   return make(model.video_args), make(model.audio_args)
 
 
+def recomputed(model, batch, objective) -> float:
+  if getattr(model, "remat", "none") != "full":
+    return 0.0
+  parts = forward(model, batch, None, objective)
+  return sum(x for k, x in parts.items() if k.startswith("video/"))
+
+
 def frozen(model, objective) -> list[str]:
   return ["mel"]  # of samples: nothing in it learns
