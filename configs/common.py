@@ -1,4 +1,4 @@
-"""What the configs share: the argument of get_config, and the lists of optimizers."""
+"""What the configs share: the argument of get_config, and the baseline of probes."""
 
 import ast
 
@@ -23,3 +23,12 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
     except (ValueError, SyntaxError):
       out[key] = text
   return ml_collections.ConfigDict(out)
+
+
+def untrained(c, steps=40):
+  """Makes `c` the config of a network with random weights.
+
+  Its batch statistics are those of the training data, as far as `steps` batches tell.
+  """
+  c.total_steps, c.optim.lr, c.optim.warmup = steps, 0.0, 0
+  c.optim.schedule = "constant"

@@ -102,6 +102,24 @@ FORMS = (
 )
 
 
+SMALL = [f for f in FILES if ":generated" in (helpers.ROOT / f).read_text()]
+
+
+def test_small_forms_train_and_their_baselines_learn_nothing():
+  assert len(SMALL) >= 12
+  for path in SMALL:
+    s = load(f"{path}:generated")
+    assert s.input["dir"].startswith("runs/")
+    assert s.optim["lr"] > 0
+    assert s.evals
+    if "random" not in (helpers.ROOT / path).read_text() and "audio_visual" not in path:
+      continue
+    none = load(f"{path}:generated,random")
+    assert none.optim["lr"] == 0
+    assert none.total_steps < s.total_steps
+    assert set(none.evals) == set(s.evals)
+
+
 # Of a family that is traced in another form already: parameters alone, unless -m slow.
 LIKE = (
   "configs/audio_visual/ave.py",

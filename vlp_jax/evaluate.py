@@ -69,9 +69,10 @@ def init_from(state, given: Mapping[str, Any], model, shardings):
   """A fresh state with parameters of another run or of a published checkpoint.
 
   Args:
-    given: path; importer (a file of `vlp_jax/importers`) for published weights, and its
-      keywords; `only`, a regular expression: of another run what it finds is taken, as
-      "video_tower" to fine-tune a tower, and all else keeps its fresh values.
+    given: path; importer (a file of `vlp_jax/importers`) for published weights, or for
+      another run's that it changes, and its keywords; `only`, a regular expression: of
+      another run what it finds is taken, as "video_tower" to fine-tune a tower, and all
+      else keeps its fresh values.
   """
   given = dict(given)
   path, family = given.pop("path", None), given.pop("importer", None)
@@ -79,9 +80,12 @@ def init_from(state, given: Mapping[str, Any], model, shardings):
   if not path:
     raise UserError("init_from.path is missing.")
   if family:
-    read = importlib.import_module("vlp_jax.formats.read").read
+    if restore.holds(path):
+      arrays = flat(checkpoint.load_variables(path))
+    else:
+      arrays = importlib.import_module("vlp_jax.formats.read").read(path)
     variables, report = resolve.module("vlp_jax.importers", family).convert(
-      read(path), model, **given
+      arrays, model, **given
     )
     if report.missing:
       variables = _overlay(state.variables, variables)

@@ -90,6 +90,13 @@ def same_meaning(path: str | os.PathLike, identities: Mapping[str, Any]) -> None
       )
 
 
+def holds(path: str | os.PathLike) -> bool:
+  """Whether a path is a workdir with a checkpoint, a checkpoint or an export."""
+  directory = workdir.root(path)
+  steps = numbered(directory / "checkpoints")
+  return manifest.committed(directory) or any(map(manifest.committed, steps))
+
+
 def into(directory: epath.Path, body: Mapping[str, Any], abstract: Any) -> Any:
   """The state of a verified checkpoint in the structure of `abstract`.
 

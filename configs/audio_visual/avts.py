@@ -32,6 +32,7 @@ def get_config(arg=None):
     min_gap_seconds=0.5,
     runlocal=False,
     generated=False,
+    random=False,
   )
   both = ("video_embed", "audio_embed")
   variants = (arg.variant, "small", "mu")
@@ -70,4 +71,6 @@ def get_config(arg=None):
   )
   if arg.generated or arg.runlocal:
     common.probes(c, seen)
+  if arg.random:
+    base.untrained(c)
   return c

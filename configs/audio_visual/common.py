@@ -45,6 +45,8 @@ def config(arg, variants, *, dir, outputs):
 
 def probes(c, seen, *, audio_output="audio_features"):
   """Frozen probes on picture and on sound of generated clips, which have labels."""
+  if "evals" not in c:
+    c.evals = {}
   for stream, output in (("video", "video_features"), ("audio", audio_output)):
     rows = seen | dict(fields=(stream, "label"))
     c.evals[f"probe_{stream}"] = dict(
@@ -66,7 +68,7 @@ def pair_config(arg, name, variants, *, dir, outputs, embeds, period_s):
     embeds: outputs that retrieval compares; None without.
     period_s: of `objectives.correspondence`.
   """
-  arg = common.parse_arg(arg, runlocal=False, generated=False)
+  arg = common.parse_arg(arg, runlocal=False, generated=False, random=False)
   c = config(arg, variants, dir=dir, outputs=outputs)
   c.model.name = name
   # Frames at 0, 0.5 and 1 s of 1.5 s of sound, out of which a second is cut.
@@ -88,6 +90,8 @@ def pair_config(arg, name, variants, *, dir, outputs, embeds, period_s):
   if not arg.runlocal:
     c.total_steps = 1_000 if arg.generated else 500_000
   c.tasks = dict(avc=task)
+  if arg.random:
+    common.untrained(c)
   return c
 
 

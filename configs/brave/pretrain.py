@@ -19,6 +19,7 @@ Optimiser: LARS leaves biases and norms without decay and trust ratio, and the p
 import ml_collections
 
 from configs import common
+from configs.audio_visual import common as audio_visual
 
 SMALL = r"(^|/)bias$|(^|/)scale$"
 PREDICTOR = r"(^|/)predictor/"
@@ -26,7 +27,13 @@ PREDICTOR = r"(^|/)predictor/"
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, views="audio", x2=False, as_released=False, runlocal=False
+    arg,
+    views="audio",
+    x2=False,
+    as_released=False,
+    runlocal=False,
+    generated=False,
+    random=False,
   )
   broad = {
     "audio": ("audio",),
@@ -78,4 +85,27 @@ def get_config(arg=None):
     view = dict(size=32, crop={}, flip={}, jitter={}, grey={}, blur=dict(p=1.0))
     c.tasks.brave.update(narrow=view, narrow_frames=4)
     c.tasks.brave.broad = view | dict(size=16, convolve={})
+  elif arg.generated:
+    _small(c, video=video)
+  if arg.random:
+    common.untrained(c)
   return c
+
+
+def _small(c, *, video):
+  """Small towers on 1,200 generated clips, minutes on a laptop."""
+  c.model.variant, c.model.dtype = "small", "float32"
+  c.total_steps, c.log_every, c.checkpoint.every = 800, 10, 200
+  c.input.update(dir="runs/audio_visual/shards", rows=32, frame_rate=5.0, size=64)
+  c.input.num_frames = 16 if video else 8
+  if "audio" in c.input.fields:
+    c.input.update(audio_hz=16_000, audio_s=3.2)
+  view = dict(size=56, crop=dict(area=(0.5, 1.0)), flip=None)
+  view["jitter"] = dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8)
+  c.tasks.brave.update(narrow=view, narrow_frames=8)
+  c.tasks.brave.broad = view | dict(size=40)
+  c.optim.update(lr=0.2, warmup=40, wd=1e-3)
+  seen = dict(num_frames=8, frame_rate=5.0, size=56)
+  audio_visual.probes(c, seen)
+  if "audio" not in c.input.fields:
+    del c.evals["probe_audio"]

@@ -5,9 +5,9 @@ Command:  python -m launch.eval --config configs/mil_nce/rareact.py --workdir DI
 Data:     python -m data_pipelines.prepare clips --format rareact --source rareact.csv
             --videos VIDEOS --rate_hz 10 --size 224 --no_audio --out data/rareact
 Protocol: 7,607 rated segments, 149 classes "verb noun"; windows as on YouCook2; each
-          class ranks the segments rated for it. The paper's metrics weigh or draw
-          segments by their video; here every segment counts once (`map`), so that the
-          numbers are near to the paper's and not the same.
+          class ranks the segments rated for it, as in the published scores: `mwap`, in
+          which a video weighs one, and `msap`, the mean of 100 draws of one segment a
+          video; `map`, in which every segment counts once, is ours.
 Paper:    mWAP 30.5, mSAP 34.8 of the released S3D-G.
 """
 

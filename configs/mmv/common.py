@@ -3,11 +3,17 @@
 import ml_collections
 
 from configs import common
+from configs.audio_visual import common as audio_visual
+
+CLIPS = "runs/audio_visual/shards"  # made as in configs/audio_visual/l3.py
 
 
 def config(arg, graph):
   """The config of one graph; `arg` as in the headers of the configs."""
-  arg = common.parse_arg(arg, variant="s3d", howto=False, runlocal=False)
+  forms = dict(runlocal=False, generated=False, random=False)
+  arg = common.parse_arg(arg, variant="s3d", howto=False, modalities=3, **forms)
+  if arg.modalities not in (2, 3):
+    raise ValueError(f"modalities={arg.modalities!r}; give 3, or 2 without sound.")
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 500_000
   c.vocab = dict(name="words", file="data/howto100m/word2vec.txt")
@@ -50,4 +56,31 @@ def config(arg, graph):
     c.input.update(size=32, flip=False, audio_hz=16_000)
     if not arg.howto:
       c.tasks.audioset.input.dir = "synthetic/narrated"
+  elif arg.generated:
+    _small(c)
+  if arg.modalities == 2:
+    if "audioset" in c.tasks:
+      del c.tasks["audioset"]  # without text
+    c.input.fields = ("video",)
+    if "probe_audio" in c.evals:
+      del c.evals["probe_audio"]
+  if arg.random:
+    common.untrained(c)
   return c
+
+
+def _small(c):
+  """Small towers on 1,200 generated clips, minutes on a laptop."""
+  c.vocab.file, clips = f"{CLIPS}/vocab.txt", dict(num_frames=8, frame_rate=2.5)
+  c.model.variant, c.model.dtype = "small", "float32"
+  c.total_steps, c.log_every, c.checkpoint.every = 700, 10, 175
+  c.input.update(dir=CLIPS, rows=32, size=64, pad=8, flip=False, audio_hz=16_000)
+  c.input.update(candidates=4, **clips)
+  c.tasks = dict(mmv=dict(objective="mmv:mmv"))
+  c.optim = dict(name="adamw", lr=2e-3, wd=1e-2, warmup=0.1, schedule="cosine")
+  c.optim.clip = 5.0
+  held = dict(split="test", text="none")
+  texts = dict(split="test", text="caption", fields=("label",))
+  c.evals = dict(retrieval=dict(evaluator="retrieval", normalise=True, texts=texts))
+  c.evals.retrieval.videos = held | clips | dict(fields=("video", "label"))
+  audio_visual.probes(c, clips | dict(text="none"))

@@ -22,9 +22,10 @@ FILES = {
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, variant="s3d", runlocal=False)
+  small = dict(generated=False, start="runs/mmv", modalities=3, seed=0)
+  arg = common.parse_arg(arg, variant="s3d", runlocal=False, **small)
   c = ml_collections.ConfigDict()
-  c.seed, c.total_steps = 0, 10_000
+  c.seed, c.total_steps = arg.seed, 10_000
   c.model = dict(name="deflated", variant=arg.variant, dtype="bfloat16")
   c.tasks = dict(deflation=dict(objective="deflation:l1"))
   c.init_from = dict(path=f"weights/{FILES[arg.variant]}", importer="deflate")
@@ -48,4 +49,22 @@ def get_config(arg=None):
     c.init_from = {}
     c.total_steps, c.log_every, c.checkpoint.every = 2, 1, 2
     c.input.update(dir="synthetic/narrated", rows=8, size=32)
+  elif arg.generated:
+    c.model.update(variant="small", dtype="float32")
+    c.init_from.path = f"{arg.start}/modalities={arg.modalities},seed={arg.seed}"
+    c.total_steps, c.log_every, c.checkpoint.every = 100, 20, 100
+    c.input.update(dir="runs/audio_visual/shards", rows=32, size=64, flip=False)
+    seen = dict(fields=("video", "label"))
+    c.evals = dict(
+      probe=dict(
+        evaluator="linear_probe",
+        train=seen | dict(split="train"),
+        test=seen | dict(split="test"),
+        labels=("shape", "colour"),
+        method="encode_image",
+        output="image_features",
+        cs=(0.01, 0.1, 1.0),
+        folds=3,
+      )
+    )
   return c

@@ -21,7 +21,7 @@ RECIPES = {
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=1_000, rows=4_096, runlocal=False)
+  arg = args.parse_arg(arg, epochs=1_000, rows=4_096, **common.FORMS)
   if arg.epochs not in RECIPES:
     raise ValueError(f"epochs={arg.epochs}; published are {tuple(RECIPES)}.")
   lr, wd, base = RECIPES[arg.epochs]
@@ -39,4 +39,6 @@ def get_config(arg=None):
     view["jitter"] = dict(form="shift", brightness=0.4, hue=0.1)
     other = view | dict(blur=dict(p=0.1), solarise={})
     c.tasks.byol.views = (view, other)
-  return c
+  elif arg.generated:
+    c.after_update.base = 0.98
+  return common.finish(c, arg)

@@ -2,7 +2,18 @@
 
 import ml_collections
 
+from configs import common
+
 PICTURES = 1_281_167  # of ImageNet's training set
+FORMS = dict(runlocal=False, generated=False, random=False)  # arguments of configs
+STEPS = 1_000  # on generated clips
+# Of generated clips: a colour is what things are told by, so it stays nearly as it is.
+VIEW = dict(
+  size=48,
+  crop=dict(area=(0.4, 1.0)),
+  flip={},
+  jitter=dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8),
+)
 
 
 def config(arg, variant, *, rows, epochs):
@@ -47,6 +58,25 @@ def config(arg, variant, *, rows, epochs):
     small = dict(size=32, split="test")
     c.evals.probe.update(labels=("shape", "colour"), classifier="logistic")
     c.evals.probe.update(cs=(0.1,), train=seen | small, test=seen | small)
+  elif arg.generated:
+    c.model.variant, c.model.dtype = "small", "float32"
+    c.total_steps, c.log_every, c.checkpoint.every = STEPS, 20, 200
+    c.input.update(dir="runs/audio_visual/shards", rows=64, size=64)
+    small = seen | dict(size=64)
+    c.evals.probe.update(labels=("shape", "colour"), classifier="logistic", folds=3)
+    c.evals.probe.update(train=small | dict(split="train"))
+    c.evals.probe.update(test=small | dict(split="test"), cs=(0.01, 0.1, 1.0))
+  return c
+
+
+def finish(c, arg):
+  """The config with rate and views of `:generated`, and random weights if asked."""
+  (task,) = c.tasks.values()
+  if arg.generated:
+    c.optim = dict(name="adamw", lr=1e-3, wd=1e-4, warmup=0.05, schedule="cosine")
+    task.views = VIEW
+  if arg.random:
+    common.untrained(c)
   return c
 
 

@@ -14,7 +14,7 @@ from configs.self_supervised import common
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=200, v1=False, runlocal=False)
+  arg = args.parse_arg(arg, epochs=200, v1=False, **common.FORMS)
   variant = "moco_v1" if arg.v1 else "moco_v2"
   c = common.config(arg, variant, rows=256, epochs=arg.epochs)
   steps = common.PICTURES // 256  # of an epoch
@@ -33,4 +33,7 @@ def get_config(arg=None):
     c.model.bn_groups = 2
     c.after_update.update(size=32, dim=8)
     c.tasks.moco.views = dict(size=24, crop={}, flip={}, jitter={}, grey={})
-  return c
+  elif arg.generated:
+    c.model.bn_groups = 4
+    c.after_update.update(size=1_024, dim=64, decay=0.99)
+  return common.finish(c, arg)

@@ -19,7 +19,7 @@ from configs.self_supervised import common
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=100, rows=4_096, runlocal=False)
+  arg = args.parse_arg(arg, epochs=100, rows=4_096, **common.FORMS)
   c = common.config(arg, "simclr_r50", rows=arg.rows, epochs=arg.epochs)
   steps = common.PICTURES // arg.rows  # of an epoch
   c.tasks = dict(simclr=dict(objective="simclr:simclr", tau=0.1))
@@ -30,4 +30,4 @@ def get_config(arg=None):
   if arg.runlocal:
     c.optim.update(lr=0.1, warmup=1)
     c.tasks.simclr.views = dict(size=24, crop={}, flip={}, jitter={}, grey={}, blur={})
-  return c
+  return common.finish(c, arg)

@@ -88,8 +88,7 @@ def get_config(arg=None):
     c.rounds.clusters.update(num_examples=RECORDINGS, within="label_speaker")
     c.rounds.clusters.outputs = ("audio_features", "example_id", "label_speaker")
     return c
-  # Nothing is learned; a network's batch statistics are those of its training data.
-  c.total_steps, c.optim.lr, c.optim.warmup = min(c.total_steps, 50), 0.0, 0
+  common.untrained(c, min(c.total_steps, 50))
   if arg.system == "bins":
     c.model.tower, c.model.tower_args = "spectrogram", ml_collections.ConfigDict()
     c.total_steps, c.log_every, c.checkpoint.every = 1, 1, 1

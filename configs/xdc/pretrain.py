@@ -17,6 +17,7 @@ between rounds, and that features are whitened to 256 dimensions as in DeepClust
 import ml_collections
 
 from configs import common
+from configs.audio_visual import common as audio_visual
 
 HEADS = {
   "sdc": ("video_by_video", "audio_by_audio"),
@@ -27,7 +28,8 @@ HEADS = {
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, system="xdc", runlocal=False)
+  forms = dict(runlocal=False, generated=False, random=False)
+  arg = common.parse_arg(arg, system="xdc", **forms)
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 300_000
   c.model = dict(name="xdc", variant="r2plus1d", clusters=128, dtype="bfloat16")
@@ -66,4 +68,20 @@ def get_config(arg=None):
     c.input.update(dir="synthetic/narrated", rows=8, num_frames=8, frame_rate=4.0)
     c.input.update(size=32, flip=False)
     c.rounds.clusters.update(every=2, num_examples=64, clusters=4, whiten=8)
+  elif arg.generated:
+    _small(c)
+  if arg.random:
+    common.untrained(c)
+    c.rounds = {}
   return c
+
+
+def _small(c):
+  """Small towers on 1,200 generated clips, minutes on a laptop."""
+  c.model.update(variant="small", dtype="float32", clusters=32, remat="none")
+  c.total_steps, c.log_every, c.checkpoint.every = 900, 10, 150
+  c.input.update(dir="runs/audio_visual/shards", rows=32, num_frames=8, frame_rate=4.0)
+  c.input.update(size=64, pad=4, flip=False)
+  c.rounds.clusters.update(every=150, num_examples=1_200, clusters=32, whiten=32)
+  c.optim = dict(name="adamw", lr=1e-3, wd=1e-4, warmup=0.05, schedule="cosine")
+  audio_visual.probes(c, dict(num_frames=8, frame_rate=4.0))

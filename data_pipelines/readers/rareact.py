@@ -3,8 +3,9 @@
   rareact.csv   id, video_id, start, end (s), class_id, verb, noun, annotation: 1 right,
                 0 wrong, 2 only the verb, 3 only the noun, 4 both but not together
 
-A row is a rated segment, its class "verb noun", its rating in labels["rating"]; videos
-are `<video_id>.<ending>`. All rows are of the split test.
+A row is a rated segment, its class "verb noun", its rating in labels["rating"], its
+video in labels["video"]; videos are `<video_id>.<ending>`. All rows are of the split
+test.
 """
 
 from data_pipelines.readers import tables
@@ -31,7 +32,11 @@ def read(source) -> list[ClipRow]:
           start=start,
           end=end,
           captions=(name,),
-          labels={"action": name, "rating": row["annotation"]},
+          labels={
+            "action": name,
+            "rating": row["annotation"],
+            "video": row["video_id"],
+          },
           group=row["video_id"],
         )
       )

@@ -7,7 +7,9 @@ row is, `unit` says; all are for evaluation:
           1 right, 0 wrong, -1 not rated. A record with tag/rating "1", or without one,
           is right for its class and wrong for all others; with another rating it is
           wrong for its class and not rated for the others (RareAct, arXiv 2008.01018,
-          and its published scores).
+          and its published scores). label_hard [B, C] int32: 1 where it is wrong, but
+          the verb or the noun is right, or both of them apart (ratings 2, 3, 4).
+          label_video [B]: a number of tag/video, -1 without.
   class   a class in words: text_ids, text_mask [B, L], label_class [B] from 0
   choice  a window of a clip with choice_ids, choice_mask [B, K, L], the options of its
           first question, and label [B], the place of the right one (MSR-VTT's and
@@ -34,7 +36,10 @@ RIGHT = "1"  # of tag/rating
 
 def parse(record):
   """As of narrated clips, with rating and choices."""
-  more = {"tag/rating": tf.io.FixedLenFeature([], tf.string, RIGHT)}
+  more = {
+    "tag/rating": tf.io.FixedLenFeature([], tf.string, RIGHT),
+    "tag/video": tf.io.FixedLenFeature([], tf.string, ""),
+  }
   lists = {
     "choice/options": tf.io.RaggedFeature(tf.string),
     "choice/answer": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
@@ -50,6 +55,24 @@ def rated(action, rating, num: int):
   own = tf.range(num) == tf.cast(action, tf.int32)
   right = rating == RIGHT
   return tf.where(own, tf.cast(right, tf.int32), tf.where(right, 0, -1))
+
+
+def hard(action, rating, names: Sequence[str]):
+  """label_hard [C] int32 of a clip; names are "verb noun"."""
+  verbs = [n.partition(" ")[0] for n in names]
+  nouns = [n.partition(" ")[2] for n in names]
+  verbs, nouns = tf.constant(verbs), tf.constant(nouns)
+  verb, noun = verbs == tf.gather(verbs, action), nouns == tf.gather(nouns, action)
+  own = tf.range(len(names)) == tf.cast(action, tf.int32)
+  near = tf.math.logical_xor(verb, noun)
+  found = tf.where(rating == RIGHT, near, own & (rating != "0"))
+  return tf.cast(found, tf.int32)
+
+
+def _video(name):
+  """A number of a video's name."""
+  number = tf.strings.to_hash_bucket_fast(name, 2**31 - 1)
+  return tf.where(name == "", -1, tf.cast(number, tf.int32))
 
 
 def define(
@@ -118,12 +141,17 @@ def define(
 
   def label(x):
     definition.require(x["label/action"] >= 0, "no class", x)
-    made = rated(x["label/action"], x["tag/rating"], len(names))
-    return x | {"label": tf.ensure_shape(made, [len(names)])}
+    given, fixed = (x["label/action"], x["tag/rating"]), [len(names)]
+    return x | {
+      "label": tf.ensure_shape(rated(*given, len(names)), fixed),
+      "label_hard": tf.ensure_shape(hard(*given, names), fixed),
+      "label_video": _video(x["tag/video"]),
+    }
 
   if unit == "clip":
     run.append(definition.one_to_one(label))
     shapes["label"] = (len(names),), tf.int32
+    shapes |= {"label_hard": ((len(names),), tf.int32), "label_video": ((), tf.int32)}
   else:
     run.append(definition.one_to_one(_options(vocab, choices, max_words)))
     shapes |= {

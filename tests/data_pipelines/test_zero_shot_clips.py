@@ -25,7 +25,7 @@ def stored(tmp_path_factory):
   with index.ShardWriter(out, "test", 1, columns=("num_captions",)) as writer:
     for k, (action, rating) in enumerate(RATED):
       context, lists = records.decode(shards.clip(k, sound=False)[0])
-      context |= {"label/action": action, "tag/rating": rating}
+      context |= {"label/action": action, "tag/rating": rating, "tag/video": "abbaa"[k]}
       options = [shards.sentence(j, 2) for j in range(4)]
       lists = {n: [v[0] for v in lists[n]] for n in ("video/frames", "video/times")}
       lists |= {"choice/options": [options, options[:2]], "choice/answer": [k % 4, 0]}
@@ -62,6 +62,17 @@ def test_ratings_say_what_is_compared(stored):
   label = np.concatenate([b["label"][b["example_mask"]] for b in found])
   want = [[1, 0, 0], [0, 1, 0], [-1, -1, 0], [0, 0, 1], [0, -1, -1]]
   assert label[::2].tolist() == label[1::2].tolist() == want
+  hard = np.concatenate([b["label_hard"][b["example_mask"]] for b in found])[::2]
+  # Right for 0 "blue circle": "red circle" shares the noun, "red square" nothing.
+  assert hard.astype(int).tolist() == [
+    [0, 1, 0],
+    [1, 0, 1],
+    [0, 0, 0],
+    [0, 1, 0],
+    [1, 0, 0],
+  ]
+  video = np.concatenate([b["label_video"][b["example_mask"]] for b in found])[::2]
+  assert video[0] == video[3] == video[4] != video[1] == video[2]
   classes = evaluated(stored, unit="class", templates=("{}", "fast {}"))
   words = shards.dictionary()
   flat = {k: np.concatenate([b[k] for b in classes]) for k in classes[0]}
@@ -87,6 +98,9 @@ def test_mean_average_precision_of_words_by_hand(stored):
   # Class 1, rated 0 1 3: 3, 6, 2. Class 2, rated 0 1 2 3: 0, 8, 4, 4: tie again.
   assert found["map"].value == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
   assert found["map"].n == 3
+  # mWAP. Class 0: 27 (clip 4) above 6 and 6 (0 right, 1), 1 (3): 1 of 3 at the tie.
+  # Class 1: its own 6 (1) first. Class 2: 8 (1), then 4 and 4 (2, 3 right): 1 of 3.
+  assert found["mwap"].value == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
 
 
 def test_choices_by_hand(stored):
@@ -114,7 +128,11 @@ def test_files_of_users(tmp_path):
   put(tmp_path, {"rareact.csv": f"{text}2,abc,9,5,8,cut,laptop,1\n"})
   first, second, bad = rareact.read(tmp_path)
   assert (first.start, first.end, first.media) == (50, 60, "7frRY7aGwMU")
-  assert first.labels == {"action": "shake tomato", "rating": "0"}
+  assert first.labels == {
+    "action": "shake tomato",
+    "rating": "0",
+    "video": "7frRY7aGwMU",
+  }
   assert second.labels["rating"] == "1"
   assert "from 9" in bad.error
   line = {"clip_name": "video1", "qid": 7, "options": list("abcde"), "answer": 3}

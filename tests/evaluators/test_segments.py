@@ -151,6 +151,46 @@ def test_zero_shot_actions_rank_clips_by_words():
   assert flat["accuracy@1"].value == 0
 
 
+def test_a_video_weighs_one_in_each_group():
+  """Against loops over thresholds, by weights and by draws."""
+  rng = np.random.default_rng(6)
+  n, classes = 40, 3
+  scores = rng.integers(0, 9, (n, classes)).astype(float)  # with ties
+  labels = rng.integers(-1, 2, (n, classes))
+  hard = (rng.random((n, classes)) < 0.3) & (labels == 0)
+  video = rng.integers(0, 6, n)
+
+  def precision(rows, weight, c):
+    """sum over thresholds of precision x gain in recall."""
+    total, out, last = sum(weight[i] for i in rows if labels[i, c] > 0), 0.0, 0.0
+    for t in sorted({scores[i, c] for i in rows}, reverse=True):
+      seen = [i for i in rows if scores[i, c] >= t]
+      true = sum(weight[i] for i in seen if labels[i, c] > 0)
+      out += (true - last) / total * true / sum(weight[i] for i in seen)
+      last = true
+    return out
+
+  want = []
+  for c in range(classes):
+    rows = [i for i in range(n) if labels[i, c] >= 0]
+    group = {i: (labels[i, c], hard[i, c], video[i]) for i in rows}
+    each = list(group.values())
+    want.append(precision(rows, {i: 1 / each.count(group[i]) for i in rows}, c))
+  got = segments.video_precisions(scores, labels, hard, video)
+  np.testing.assert_allclose(got, want, rtol=1e-9)
+  alone = np.arange(n)  # a clip a video: nothing to draw, and no weights
+  drawn = segments.video_precisions(scores, labels, hard, alone, samples=3)
+  plain = [
+    precision([i for i in range(n) if labels[i, c] >= 0], np.ones(n), c)
+    for c in range(classes)
+  ]
+  np.testing.assert_allclose(drawn, plain, rtol=1e-9)
+  many = segments.video_precisions(scores, labels, hard, video, samples=400)
+  few = segments.video_precisions(scores, labels, hard, video, samples=400, seed=1)
+  assert (many != few).any()
+  np.testing.assert_allclose(many, few, atol=0.05)
+
+
 def choices(size, num=6, group=None, label=None):
   rng = np.random.default_rng(4)
   ids = rng.permutation(num * 3).reshape(num, 3, 1).astype(np.int32)

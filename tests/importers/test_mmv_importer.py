@@ -232,6 +232,25 @@ def test_a_still_clip_and_its_picture_agree_in_tsm_resnet():
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_run_of_ours_becomes_both_networks():
+  """By its own names; the small variants of both models fit."""
+  rng, own = np.random.default_rng(0), model("small")
+  arrays = {
+    k: rng.normal(size=shape).astype(np.float32)
+    for k, shape in importers.all_shapes(own).items()
+  }
+  net = deflated.Model(**deflated.VARIANTS["small"])
+  variables, report = deflate.convert(arrays, net)
+  assert not report.missing
+  assert all(k.split("/")[1] != "video_tower" for k in report.unused)
+  towers = variables["params"]
+  deep = towers["video_tower"]["conv_2c"]["conv2"]["kernel"]
+  np.testing.assert_array_equal(deep, arrays["params/video_tower/conv_2c/conv2/kernel"])
+  flat = towers["image_tower"]["conv_2c"]["conv2"]["kernel"]
+  np.testing.assert_allclose(flat, deep.sum(0, keepdims=True), rtol=1e-6)
+  assert deep.shape[0] == 3
+
+
 def test_a_released_file_becomes_both_networks():
   source = tree(model("mu", video_args=VIDEO))
   net = deflated.Model(video_args=VIDEO, num_frames=4)

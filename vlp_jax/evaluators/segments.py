@@ -112,6 +112,53 @@ def mean_average_precision(
   return np.array(found), np.array(chance)
 
 
+def video_precisions(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  hard: np.ndarray,
+  video: np.ndarray,
+  *,
+  samples: int = 0,
+  seed: int = 0,
+) -> np.ndarray:
+  """Average precisions [c] of RareAct's classes with a positive clip.
+
+  Right clips, hard negatives and others are three groups of a class. In each a video
+  weighs one, whatever the number of its clips: a clip has the weight of 1 / those of
+  its video in the group (wAP), or the mean is taken over `samples` draws of one clip of
+  each video and group (sAP). Equal scores are one threshold, NaN is the lowest.
+
+  Args:
+    scores, labels: [n, C] as in `mean_average_precision`; hard: [n, C];
+    video: [n] ints.
+  """
+  from sklearn import metrics
+
+  scores = np.where(np.isnan(scores), -np.inf, scores)
+  scores = np.maximum(scores, np.finfo(np.float64).min)
+  rng, out = np.random.default_rng(seed), []
+  for s, y, near in zip(scores.T, labels.T, hard.T, strict=True):
+    if not (y > 0).any():
+      continue
+    rated = np.flatnonzero(y >= 0)
+    kind = np.where(y[rated] > 0, 2, near[rated])
+    _, place, count = np.unique(
+      np.stack([kind, video[rated]]), axis=1, return_inverse=True, return_counts=True
+    )
+    place = place.reshape(-1)
+    right, s = y[rated] > 0, s[rated]
+    if not samples:
+      weight = 1.0 / count[place]
+      out.append(metrics.average_precision_score(right, s, sample_weight=weight))
+      continue
+    order = np.argsort(place, kind="stable")
+    start = np.cumsum(count) - count
+    draws = start + rng.integers(0, count, (samples, len(count)))
+    each = [metrics.average_precision_score(right[d], s[d]) for d in order[draws]]
+    out.append(np.mean(each))
+  return np.array(out)
+
+
 class MeanAveragePrecision:
   """MAP@K of class scores over rated segments.
 
@@ -145,15 +192,17 @@ class ZeroShot:
   """RareAct: actions (a verb with an unlikely noun) found by their words.
 
   Each class ranks all clips by the product with its text. `map` is the plain mean
-  average precision over rated clips; the weighted and sampled variants of arXiv
-  2008.01018 are not made here.
+  average precision over rated clips; `mwap` and `msap` (arXiv 2008.01018) count videos
+  and not clips, see `video_precisions`.
 
   Args:
     apply: of a dual encoder.
     texts: re-iterable; a row for each class, label_class [B] its number from 0; several
       rows of a class (templates) are averaged.
     videos: re-iterable; label [B, C]: 1 positive, 0 negative (also where only verb or
-      only noun is right), -1 not rated; rows of equal group_id are averaged.
+      only noun is right), -1 not rated; rows of equal group_id are averaged. With
+      label_hard [B, C] and label_video [B] there are `mwap` and `msap`.
+    samples, seed: of `msap`.
     normalise: compare cosines.
   """
 
@@ -166,14 +215,20 @@ class ZeroShot:
     methods: tuple[str | None, str | None] = ("encode_text", "encode_video"),
     outputs: tuple[str, str] = ("text_embed", "video_embed"),
     normalise: bool = False,
+    samples: int = 100,
+    seed: int = 0,
   ):
     self.texts, self.videos, self.outputs = texts, videos, outputs
+    self.samples, self.seed = samples, seed
     self.normalise = normalise
     self.embed_texts = collect.Forward(
       apply, (outputs[0], "label_class"), method=methods[0]
     )
     self.embed_videos = collect.Forward(
-      apply, (outputs[1], "label"), method=methods[1], optional=("group_id",)
+      apply,
+      (outputs[1], "label"),
+      method=methods[1],
+      optional=("group_id", "label_hard", "label_video"),
     )
 
   def run(self, variables) -> Iterator[tuple[str, Result]]:
@@ -202,6 +257,15 @@ class ZeroShot:
       scores = np.round(scores / unit) * unit
     labels = labels[groups.first]
     yield "map", _map(scores, labels, None)
+    if (videos.get("label_video", np.array([-1])) >= 0).all():
+      hard, video = (videos[k][groups.first] for k in ("label_hard", "label_video"))
+      for name, samples in (("mwap", 0), ("msap", self.samples)):
+        found = video_precisions(
+          scores, labels, hard, video, samples=samples, seed=self.seed
+        )
+        told = f"mean of {len(found)} classes, videos weigh alike"
+        told += f" ({samples} draws of a clip each)" if samples else ""
+        yield name, Result.of(found, protocol=told)
     single = (labels > 0).sum(axis=1) == 1
     if single.any():
       right = labels[single].argmax(axis=1)

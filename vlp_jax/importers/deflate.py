@@ -1,4 +1,4 @@
-"""A video tower's variables as those of an image tower, and MMV files as both.
+"""A video tower's variables as those of an image tower; MMV files and runs as both.
 
   W2d = sum_t W3d[t]
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vlp_jax.importers import Report, all_shapes, finish, mmv
+from vlp_jax.importers import Report, Source, all_shapes, finish, mmv
 
 
 def kernel(x: np.ndarray, block: int = 1) -> np.ndarray:
@@ -41,14 +41,15 @@ def tower(
 
 
 def convert(arrays: Mapping[str, np.ndarray], model) -> tuple[dict, Report]:
-  """Variables of `models.deflated.Model` from a released MMV file.
+  """Variables of `models.deflated.Model` from a released MMV file, or our own model.
 
-  Both towers start from the file's video network, the image tower deflated. Heads,
-  sound and words of the file are not used.
+  Both towers start from the video network, the image tower deflated. Heads, sound and
+  words are not used.
   """
-  source, want = mmv.read(arrays), all_shapes(model)
+  ours = any(k.startswith("params/video_tower/") for k in arrays)
+  source, want = Source(arrays) if ours else mmv.read(arrays), all_shapes(model)
   videos = {k: v for k, v in want.items() if k.split("/")[1] == "video_tower"}
-  flat = mmv.fill(source, videos, mmv.published)
+  flat = mmv.fill(source, videos, str if ours else mmv.published)
   block = dict(model.video_args).get("space_to_depth", (2, 2, 2))
   block = block[0] if model.video == "s3d" and block else 1
   images = {}
@@ -60,7 +61,9 @@ def convert(arrays: Mapping[str, np.ndarray], model) -> tuple[dict, Report]:
     }
     new = tower(own, block=block)
     images |= {f"{group}/image_tower/{k}": x for k, x in new.items()}
-  others = r"(params|state)/text_audio_video/(?!visual_module/)"
+  others = r"\w+/(?!video_tower/)"
+  if not ours:
+    others = r"(params|state)/text_audio_video/(?!visual_module/)"
   tree, report = finish(
     flat | images,
     want,

@@ -39,6 +39,16 @@ VARIANTS = {
     video_args=_SMALL,
     audio_args=_SMALL,
   ),
+  # Minutes on a laptop: 64 pixels, sound at 16 kHz.
+  "small": dict(
+    hidden=256,
+    embed_dim=64,
+    front_end="brave16k",
+    video_args=dict(depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24),
+    audio_args=dict(
+      depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24, pool="time"
+    ),
+  ),
   "tsm_resnet": {},
   "tsm_resnet_x2": dict(video_args=dict(width_mult=2), shared=False),
 }

@@ -40,6 +40,7 @@ MU = dict(
 )
 VARIANTS = {
   "mu": MU,
+  "small": dict(num_frames=8, video_args=s3d.SMALL),
   "s3d": {},
   "tsm_resnet": dict(video="tsm_resnet"),
   "tsm_resnet_x2": dict(video="tsm_resnet", video_args=dict(width_mult=2)),

@@ -70,20 +70,7 @@ SMALL = dict(
   text_mlp_dim=256,
   train_words=True,
   front_end="mmv16k",
-  video_args=dict(
-    space_to_depth=(2, 4, 4),
-    stem_width=24,
-    stem_window=(1, 2, 2),
-    stages=(
-      ("conv_2b", "point", 24),
-      ("conv_2c", "separable", 48),
-      ("gating", "gate"),
-      ("maxpool_3a", "pool", (1, 3, 3), (1, 2, 2)),
-      ("mixed_3b", "inception", 24, 32, 48, 8, 16, 16),
-      ("maxpool_4a", "pool", (3, 3, 3), (2, 2, 2)),
-      ("mixed_4b", "inception", 64, 64, 128, 16, 32, 32),
-    ),
-  ),
+  video_args=s3d.SMALL,
   audio_args=dict(depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24, pool="time"),
 )
 VARIANTS = {

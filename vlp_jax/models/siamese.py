@@ -66,6 +66,11 @@ MU = dict(  # for tests and laptops: two narrow stages, the same code
   predictor=dict(dim=8, depth=2, hidden=16),
   tower_args=dict(depths=(1, 1), widths=(16, 32), stem_width=8),
 )
+SMALL = dict(  # minutes on a laptop: pictures of about 64 x 64
+  projector=dict(dim=64, depth=2, hidden=256),
+  predictor=dict(dim=64, depth=2, hidden=256),
+  tower_args=dict(depths=(1, 1, 1), widths=(32, 64, 128), stem_width=16),
+)
 WORD = dict(  # minutes on a laptop: one word of at most a second, at 8 kHz
   tower="audio_resnet",
   tower_args=dict(depths=(1,), widths=(64,), stem_width=24, pool="parts"),
@@ -75,6 +80,7 @@ WORD = dict(  # minutes on a laptop: one word of at most a second, at 8 kHz
 )
 VARIANTS = {
   "mu": MU,
+  "small": SMALL,
   "word": WORD,
   "simclr_r50": SIMCLR,
   "moco_v1": MOCO_V1,

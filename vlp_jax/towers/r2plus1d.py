@@ -110,7 +110,7 @@ class R2Plus1D(nn.Module):
     bn_eps: 1e-3 in XDC, 1e-5 in torchvision; bn_momentum, bn_groups: see `layers.norm`.
       XDC's repository sets torch's momentum to 0.9, of which little but the last batch
       remains; 0.9 here is what the average keeps.
-    remat: what runs again in the backward pass, of blocks and the stem; as `towers.s3d`.
+    remat: what runs again in the backward pass, of blocks and stem: see `towers.s3d`.
   """
 
   kind: str = "r2plus1d"

@@ -41,6 +41,21 @@ MMV = dict(
   embed_dim=0, stem_padding="tf", pool_padding="tf", bn_unbiased=False, initial="haiku"
 )
 PLAIN_7 = dict(space_to_depth=(), stem_window=(7, 7, 7), stem_strides=(2, 2, 2))
+# Minutes on a laptop, at 64 x 64 pixels.
+SMALL = dict(
+  space_to_depth=(2, 4, 4),
+  stem_width=24,
+  stem_window=(1, 2, 2),
+  stages=(
+    ("conv_2b", "point", 24),
+    ("conv_2c", "separable", 48),
+    ("gating", "gate"),
+    ("maxpool_3a", "pool", (1, 3, 3), (1, 2, 2)),
+    ("mixed_3b", "inception", 24, 32, 48, 8, 16, 16),
+    ("maxpool_4a", "pool", (3, 3, 3), (2, 2, 2)),
+    ("mixed_4b", "inception", 64, 64, 128, 16, 32, 32),
+  ),
+)
 INITS = {"torch": conv3d.torch_uniform, "haiku": conv2d.haiku_normal}
 
 
