@@ -79,7 +79,8 @@ def show(found, axes, workdir, *, metric="", title="Sweep", **told):
     error = f" +- {r.ci / 1.96:.4f}" if r.ci == r.ci else ""
     print(f"{name}: {r.value:.4f}{error}   ({r.protocol})")
   files.write_results(workdir, results)
-  shown = compare or next((a.name for a in axes if a.name not in over), "")
+  # Along the bottom of figures; systems that are compared are lines, where they can be.
+  shown = next((a.name for a in axes if a.name not in (*over, compare)), compare)
   figures = []
   for name in names if shown else ():
     lines: dict[str, dict[str, list[float]]] = {}

@@ -2,7 +2,8 @@
 
 Command:  python -m launch.train --config configs/audio_visual/ave.py --workdir DIR
           (`:runlocal` takes two steps of a tiny net; `:generated` trains a small one on
-          generated clips in minutes, made as in configs/audio_visual/l3.py)
+          generated clips in minutes, made as in configs/audio_visual/l3.py, with
+          `:generated,random` for random weights)
 Data:     AudioSet-Instruments (110 classes, 263k / 30k / 4.3k clips of 10 s), as
           narrated clips: `prepare narrated --size 256 --rate_hz 25 --audio_hz 48000`.
 Cost:     a 224 x 224 frame and one second of sound each, global batch 256; 9,541,636

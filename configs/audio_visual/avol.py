@@ -2,7 +2,8 @@
 
 Command:  python -m launch.train --config configs/audio_visual/avol.py --workdir DIR
           (`:runlocal` takes two steps of a tiny net; `:generated` trains a small one on
-          generated clips in minutes, made as in configs/audio_visual/l3.py; its report
+          generated clips in minutes, made as in configs/audio_visual/l3.py, with
+          `:generated,random` for random weights; its report
           shows the maps over the frames)
 Data:     AudioSet-Instruments as in configs/audio_visual/ave.py.
 Cost:     a 224 x 224 frame and one second of sound each, global batch 256; 9,541,634

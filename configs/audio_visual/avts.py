@@ -6,7 +6,8 @@ Command:  python -m launch.train --config configs/audio_visual/avts.py --workdir
           `:hard_start_epoch=50,hard_fraction=0.25,min_gap_seconds=0.5`; `:runlocal`
           takes four steps of a tiny net, the third of them hard;
           `:generated` trains a small one on generated clips in minutes, made as in
-          configs/audio_visual/l3.py)
+          configs/audio_visual/l3.py, with
+          `:generated,random` for random weights)
 Data:     Kinetics (230k clips of 10 s) as narrated clips: `prepare narrated --size 128
           --rate_hz 25 --audio_hz 16000`.
 Cost:     25 frames of 112 x 112 and one second of sound, out of four seconds; global

@@ -2,7 +2,7 @@
 
 Command:  python -m launch.train --config configs/audio_visual/l3.py --workdir DIR
           (`:runlocal` takes two steps of a tiny net; `:generated` trains a small one on
-          generated clips in minutes)
+          generated clips in minutes, `:generated,random` probes random weights)
 Clips:    of `:generated`, in runs/audio_visual:
           python -m data_pipelines.synthetic --num_clips 1200 --out clips
           python -m data_pipelines.prepare narrated --source clips --out shards

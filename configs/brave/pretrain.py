@@ -4,6 +4,9 @@ Command:  python -m launch.train --config configs/brave/pretrain.py --workdir DI
           (`:views=video` for a broad view of 64 frames, `both`; `:x2` for TSM-50x2,
           with heads of their own; `:as_released` for the optimiser as the released code
           has it; `:runlocal` takes two steps of tiny networks on generated clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     `python -m data_pipelines.prepare clips --audio_hz 48000 --rate_hz 12.5`
           writes data/audioset/.
 Cost:     16 frames of 224 x 224 and 1,024 x 80 log-mel, global batch 512, 300k steps.

@@ -3,6 +3,9 @@
 Command:  python -m launch.train --config configs/mmv/deflate.py --workdir DIR
           (`:variant=tsm_resnet` or `tsm_resnet_x2`; `:runlocal` takes two steps of a
           tiny net on generated clips)
+Small:    `:generated,start=DIR,modalities=3,seed=0` deflates DIR/modalities=3,seed=0,
+          a run that `launch.sweep` made of configs/mmv/fac.py:generated, and probes
+          pictures.
 Data:     pictures as the first frames of prepared clips; weights/mmv_s3d.pkl is the
           released file of the variant.
 Expected: `deflation/relative` falls: the image network nears what the video network

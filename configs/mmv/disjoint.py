@@ -4,6 +4,9 @@ Command:  python -m launch.train --config configs/mmv/disjoint.py --workdir DIR
           (`:variant=tsm_resnet`, `tsm_resnet_x2`, `r2plus1d` for other video networks;
           `:howto` for HowTo100M alone, where video and text weigh ten times as much;
           `:runlocal` takes two steps of a tiny net on generated clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     `python -m data_pipelines.prepare narrated --audio_hz 48000` writes
           data/howto100m/ and data/audioset/ (10 s clips without text); word2vec.txt
           holds 65,535 words; the frozen vectors of the released files come by

@@ -3,6 +3,9 @@
 Command:  python -m launch.train --config configs/self_supervised/byol.py --workdir DIR
           (`:epochs=100` or `:epochs=300`, with their own rates; `:runlocal` takes two
           steps of a tiny net on generated clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     as configs/self_supervised/simclr.py.
 Cost:     4,096 rows of two views of 224 x 224 through two networks, 312 steps an epoch;
           8 hours on 512 TPU v3 cores for 1,000 epochs in the paper.

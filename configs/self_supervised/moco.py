@@ -3,6 +3,9 @@
 Command:  python -m launch.train --config configs/self_supervised/moco.py --workdir DIR
           (`:v1`; `:epochs=800`; `:runlocal` takes two steps of a tiny net on generated
           clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     as configs/self_supervised/simclr.py.
 Cost:     256 rows of two views of 224 x 224, 5,004 steps an epoch; the queue takes 34
           MB, the key encoder 112; 53 hours on eight V100 for 200 epochs in the paper.

@@ -4,6 +4,9 @@ Command:  python -m launch.train --config configs/self_supervised/simclr.py
             --workdir DIR
           (`:epochs=1000`, `:rows=8192`; `:runlocal` takes two steps of a tiny net on
           generated clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     python -m data_pipelines.prepare clips --format folder --source IMAGENET
             --rate_hz 1 --size 256 --no_audio --out data/imagenet
           Pictures are stored with a short side of 256, and views are cut from a square

@@ -3,6 +3,9 @@
 Command:  python -m launch.train --config configs/xdc/pretrain.py --workdir DIR
           (`:system=sdc`, `mdc` or `cdc` for the other systems; `:runlocal` takes two
           steps of tiny towers on generated clips)
+Small:    `:generated` trains a small one in minutes on generated clips, made as in
+          configs/audio_visual/l3.py; `:generated,random` probes random weights. Their
+          figures are in the README.
 Data:     `python -m data_pipelines.prepare clips` writes data/kinetics400/; the audio
           encoder reads sound at 16 kHz. `rounds.clusters.num_examples` is the size of
           the split, as `data_pipelines.inspect` tells it.
@@ -72,7 +75,6 @@ def get_config(arg=None):
     _small(c)
   if arg.random:
     common.untrained(c)
-    c.rounds = {}
   return c
 
 

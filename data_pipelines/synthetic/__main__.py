@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--num_long", type=int, help="longer videos per split (a twentieth)")
   add("--seconds", type=float, default=4.0, help="length of a clip (4)")
   add("--size", type=int, default=64, help="shorter side in px (64)")
+  told = "narrations come up to S seconds early or late (2)"
+  add("--misalignment_s", type=float, default=2.0, metavar="S", help=told)
   add("--seed", type=int, default=0, help="everything follows from it (0)")
   add("--processes", type=int, help="default: one for each core")
   add("--no_audio", action="store_true", help="videos without sound")
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(*, out, no_audio, no_vary, dry_run, processes, **rest) -> int:
   counts = ("num_clips", "num_val", "num_test", "num_long")
   num = corpus.numbers(**{k: rest[k] for k in counts})
-  look = {k: rest[k] for k in ("seed", "seconds", "size")}
+  look = {k: rest[k] for k in ("seed", "seconds", "size", "misalignment_s")}
   settings = clips.Settings(**look, vary=not no_vary, audio=not no_audio)
   corpus.check(num, settings)
   if dry_run:

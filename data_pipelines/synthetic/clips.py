@@ -29,7 +29,8 @@ class Settings:
 
   Fields: `seconds` of a clip (of a step of a long video: 0.75 to 1 of that), `size` in
   px of the shorter side, `vary` the rate and the aspect (otherwise 12 Hz, square),
-  `audio` whether there is sound, at 16 kHz.
+  `audio` whether there is sound, at 16 kHz, `misalignment_s` by how much what is said
+  of a clip comes too early or too late, at most.
   """
 
   seed: int = 0
@@ -38,6 +39,7 @@ class Settings:
   vary: bool = True
   audio: bool = True
   audio_rate_hz: int = 16_000
+  misalignment_s: float = speech.MISALIGNMENT_S
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +172,9 @@ def clip(file: str, index: int, combo: world.Combo, settings: Settings) -> Examp
   others = [world.Combo(o["shape"], o["colour"], o["action"]) for o in objects[1:]]
   fields = {
     "captions": speech.captions(combo, rng),
-    "narrations": speech.narrations(combo, rng, start=0.0, end=duration_s),
+    "narrations": speech.narrations(
+      combo, rng, start=0.0, end=duration_s, misalignment_s=settings.misalignment_s
+    ),
     "steps": [{"start": 0.0, "end": duration_s, **combo._asdict()}],
     "objects": [o | {"boxes": _listed(o["boxes"])} for o in objects],
     "qa": questions.answers(combo, others, rng),
@@ -204,7 +208,9 @@ def long(file: str, index: int, pool: list[world.Combo], settings: Settings) -> 
     )
     spoken += [
       ((n["start"] + n["end"]) / 2, n["text"])
-      for n in speech.narrations(combo, rng, start=start, end=end)
+      for n in speech.narrations(
+        combo, rng, start=start, end=end, misalignment_s=settings.misalignment_s
+      )
     ]
     steps.append({"start": start, "end": end, **combo._asdict()})
     start = end
@@ -220,7 +226,7 @@ def long(file: str, index: int, pool: list[world.Combo], settings: Settings) -> 
   fields = {
     "captions": [_story(picked, rng) for _ in range(3)],
     "narrations": speech.in_turn(
-      spoken, -speech.MISALIGNMENT_S, start + speech.MISALIGNMENT_S
+      spoken, -settings.misalignment_s, start + settings.misalignment_s
     ),
     "steps": steps,
     "objects": objects,

@@ -19,7 +19,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from data_pipelines.synthetic import clips, world, write
+from data_pipelines.synthetic import clips, speech, world, write
 
 VERSION = 1
 LICENCE = "generated; CC0-1.0, no rights reserved"
@@ -52,6 +52,8 @@ def check(num: Mapping[str, int], settings: clips.Settings) -> None:
     raise ValueError(
       f"seconds is {settings.seconds}; expected at most {most:.0f} at this size."
     )
+  if not 0.0 <= settings.misalignment_s <= 60.0:
+    raise ValueError(f"misalignment_s is {settings.misalignment_s}; expected 0 to 60.")
   if settings.seed < 0:
     raise ValueError(f"seed is {settings.seed}; expected 0 or more.")
 
@@ -142,8 +144,9 @@ def _same_corpus(out: pathlib.Path, head: Mapping) -> None:
     old = json.loads(path.read_text(encoding="utf-8"))
   except json.JSONDecodeError as e:
     raise ValueError(f"{path} is damaged ({e}); give an empty folder.") from e
-  for key in ("version", *(f.name for f in dataclasses.fields(clips.Settings))):
-    if old.get(key) != head[key]:
+  fields = {f.name: f.default for f in dataclasses.fields(clips.Settings)}
+  for key in ("version", *fields):
+    if old.get(key, fields.get(key)) != head[key]:
       raise ValueError(
         f"{out} holds clips with {key} {old.get(key)!r}, not {head[key]!r}; "
         "give another folder or the same settings."
@@ -199,6 +202,7 @@ def generate(
   seed: int = 0,
   vary: bool = True,
   audio: bool = True,
+  misalignment_s: float = speech.MISALIGNMENT_S,
   processes: int | None = None,
   progress: bool = False,
 ) -> dict:
@@ -208,7 +212,7 @@ def generate(
     num_clips, num_val, num_test: clips of each split; `num_val` defaults to a sixth of
       `num_clips`. A larger number continues a corpus, its clips stay as they are.
     num_long: longer videos of training and of test, each; default a twentieth.
-    seconds, size, vary, audio: see `clips.Settings`.
+    seconds, size, vary, audio, misalignment_s: see `clips.Settings`.
     processes: default one for each core. The files do not depend on it. With more than
       one, a script that calls this needs `if __name__ == "__main__":`.
     progress: whether to show a bar.
@@ -217,7 +221,12 @@ def generate(
   """
   out = pathlib.Path(out)
   settings = clips.Settings(
-    seed=seed, seconds=float(seconds), size=size, vary=vary, audio=audio
+    seed=seed,
+    seconds=float(seconds),
+    size=size,
+    vary=vary,
+    audio=audio,
+    misalignment_s=float(misalignment_s),
   )
   num = numbers(num_clips, num_val=num_val, num_test=num_test, num_long=num_long)
   check(num, settings)

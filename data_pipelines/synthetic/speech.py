@@ -5,7 +5,7 @@ are wholly outside of it. Of these
 
   1, 2 or 3 (25, 45, 30 %) speak of the clip: the first names shape, colour and action
     in 85 %, the others in 30 %, else one or two of the three; each is meant for a
-    moment of the clip and comes up to 2 s too early or too late
+    moment of the clip and comes up to 2 s too early or too late (the misalignment)
   one in 30 % of the clips is about another thing, before or after this one
   the others are filler
 
@@ -96,7 +96,12 @@ def _other(combo: world.Combo, rng: np.random.Generator) -> world.Combo:
 
 
 def narrations(
-  combo: world.Combo, rng: np.random.Generator, *, start: float, end: float
+  combo: world.Combo,
+  rng: np.random.Generator,
+  *,
+  start: float,
+  end: float,
+  misalignment_s: float = MISALIGNMENT_S,
 ) -> list[dict]:
   """[{start, end, text}], s, around the step that lasts from `start` to `end` s."""
   num = int(rng.integers(4, 7))
@@ -107,9 +112,9 @@ def narrations(
     for whole in full
   ]
   said = [words.fill(form, combo, rng) for form in said]
-  shift = rng.uniform(-MISALIGNMENT_S, MISALIGNMENT_S, about)
+  shift = rng.uniform(-misalignment_s, misalignment_s, about)
   spoken = list(zip(rng.uniform(start, end, about) + shift, said, strict=True))
-  first, last = start - MISALIGNMENT_S, end + MISALIGNMENT_S
+  first, last = start - misalignment_s, end + misalignment_s
   idle = _some(FILLER, rng, num - about)
   if rng.random() < 0.3 and idle:
     idle[0] = words.fill(_some(OTHER, rng, 1)[0], _other(combo, rng), rng)

@@ -172,3 +172,19 @@ def test_the_batch_is_global():
   total, count = oracle(variables, batch, margin=0.1, rate=0.5)
   assert float(term.total) == pytest.approx(total, rel=1e-5)
   assert float(term.weight) == count
+
+
+def test_the_only_candidate_of_a_clip_is_its_text_and_cosines_take_off_norms():
+  variables, batch = embeddings(pairs=1)
+  batch |= {"clips_mask": jnp.ones((5, 1), bool)}
+  batch |= {"narration_mask": jnp.ones((5, 1, 2), bool)}
+  want = loss(variables, batch)[0].value
+  clip = {"clips": variables["clips"][:, 0], "text": variables["text"]}
+  assert float(loss(clip, batch)[0].value) == pytest.approx(float(want), rel=1e-6)
+  unit = {k: x / np.linalg.norm(x, axis=-1, keepdims=True) for k, x in clip.items()}
+  given = dict(streams=("clips", "text"), normalise=True)
+  cosines = lambda v: ranking.max_margin(apply, v, batch, jax.random.key(0), **given)
+  value = lambda v: float(jax.jit(lambda v: cosines(v)[0]["ranking"].value)(v))
+  want = float(loss(unit, batch)[0].value)
+  assert value(clip) == pytest.approx(want, rel=1e-5)
+  assert value(jax.tree.map(lambda x: 3 * x, clip)) == pytest.approx(want, rel=1e-5)

@@ -45,9 +45,7 @@ VARIANTS = {
     embed_dim=64,
     front_end="brave16k",
     video_args=dict(depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24),
-    audio_args=dict(
-      depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24, pool="time"
-    ),
+    audio_args=dict(depths=(1, 1, 1), widths=(64, 128, 256), stem_width=24),
   ),
   "tsm_resnet": {},
   "tsm_resnet_x2": dict(video_args=dict(width_mult=2), shared=False),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.metrics import Mean, Term, wide
+from vlp_jax.objectives import nce
 
 STREAMS = ("clips", "text")
 
@@ -58,18 +59,20 @@ def max_margin(
   negative_weighting: bool = True,
   hard_negative_rate: float = 0.5,
   diagonal: bool = True,
+  normalise: bool = False,
   streams: tuple = STREAMS,
 ):
   """Max-margin ranking loss of HowTo100M over all pairs of the global batch.
 
   L = mean_ij M_ij hinge_ij over the n^2 combinations of real pairs. With streams
   [B, K, D] a row is a video with K pairs of a clip and a text; with [B, D] one pair,
-  its video in group_id.
+  its video in group_id; a single candidate [B, 1, D] is the text of the row's clip.
 
   Args:
     negative_weighting: M of `pair_weights`; else 1.
     diagonal: count i = j as the published code does: a constant 2 m M_ii each, no
       gradient. False leaves it out of sum and mean.
+    normalise: compare cosines, for models whose embeddings are of any norm.
     streams: names of the two sides, scored first times second.
   Returns: term `ranking`; metric `ranking/accuracy`, the share of pairs whose own text
     scores above all other texts; the model's new collections.
@@ -77,6 +80,8 @@ def max_margin(
   rng = jax.random.fold_in(key, batch["example_id"][0])
   out, mutable = apply(variables, batch, rng=rng, train=True)
   (x, x_where), (y, y_where) = (_side(out, batch, s) for s in streams)
+  if y.ndim == x.ndim + 1 and y.shape[1] == 1:
+    y, y_where = y[:, 0], y_where[:, 0]
   if x.shape != y.shape:
     raise ValueError(
       f"{streams[0]}_embed {x.shape} and {streams[1]}_embed {y.shape} are no pairs; "
@@ -86,6 +91,8 @@ def max_margin(
   video = jnp.broadcast_to(video.reshape(-1, *[1] * (x.ndim - 2)), x.shape[:-1])
   where, video = (x_where & y_where).reshape(-1), video.reshape(-1)
   x, y = (wide(a).reshape(-1, a.shape[-1]) for a in (x, y))
+  if normalise:
+    x, y = nce.unit(x), nce.unit(y)
   scores = x @ y.T
   both = where[:, None] & where
   counted = both if diagonal else both & ~jnp.eye(len(x), dtype=bool)
