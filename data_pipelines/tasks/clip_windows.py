@@ -1,6 +1,6 @@
 """Windows of fixed length and stride over whole videos, for extracting features.
 
-Records are those of `tasks/narrated_clips.py`. Window i of a video begins i x `stride`
+Records are those of `tasks/clip_records.py`. Window i of a video begins i x `stride`
 frames' time after its first frame; VideoBERT's are 30 frames at 20 Hz, one after the
 other. What is left at the end and does not fill a window is left out; a video shorter
 than one window is one window, with `short` saying what follows its end.
@@ -17,14 +17,14 @@ import seqio
 import tensorflow as tf
 
 from data_pipelines import index, read
-from data_pipelines.tasks import definition, narrated_clips
+from data_pipelines.tasks import clip_records, clip_steps, definition
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
 
 FIELDS = ("video", "audio")
 
 
-class _Steps(narrated_clips._Steps):
+class _Steps(clip_steps.Steps):
   """Those of clips, but for when a window begins."""
 
   def __init__(self, *, stride_s, **keywords):
@@ -51,7 +51,7 @@ def _spans(table, keep, rate_hz) -> np.ndarray:
     return table.columns["num_frames"][keep] / rate_hz
 
   def span(record):
-    x = narrated_clips.parse(record)
+    x = clip_records.parse(record)
     times = x["video/times"]
     has = tf.size(times) > 0
     return {
@@ -105,7 +105,7 @@ def define(
   stride = num_frames if stride is None else stride
   if min(num_frames, size, stride) < 1 or (frame_rate is not None and frame_rate <= 0):
     raise UserError("input: num_frames, stride, size and frame_rate must be positive.")
-  rate_hz, sound_hz = narrated_clips._stored(table, size if "video" in fields else None)
+  rate_hz, sound_hz = clip_records.stored(table, size if "video" in fields else None)
   if "audio" in fields and not (
     sound_hz and abs(sound_hz - (audio_hz or sound_hz)) < 0.5
   ):
@@ -121,7 +121,7 @@ def define(
     size=size,
     loop=short == "loop",
   )
-  run, shapes = narrated_clips._compose(
+  run, shapes = clip_steps.compose(
     steps, tuple(fields), "none", None, 0, 0, False, sound_hz
   )
   keep = table.select(where or {})
@@ -137,13 +137,13 @@ def define(
 
   task = seqio.Task(
     f"clip_windows_{table.split.replace('-', '_')}",
-    source=definition.source(table, narrated_clips.parse),
+    source=definition.source(table, clip_records.parse),
     preprocessors=run,
     output_features={k: definition.feature(len(s), d) for k, (s, d) in shapes.items()},
   )
   return definition.Definition(
     task=task,
-    parse=narrated_clips.parse,
+    parse=clip_records.parse,
     record=record,
     sub=sub,
     lengths=None,

@@ -1,6 +1,6 @@
 """Clips whose frames are chosen as the published video-text systems choose them.
 
-Records are those of `tasks/narrated_clips.py`. What a row is, `window` says:
+Records are those of `tasks/clip_records.py`. What a row is, `window` says:
 
   clip       a record; text="caption" or "none"
   narration  a narration of a record, its time widened to `min_time` (MIL-NCE)
@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import index, read
-from data_pipelines.tasks import definition, narrated_clips
+from data_pipelines.tasks import clip_records, clip_steps, definition
 from data_pipelines.tasks import text as text_lib
 from data_pipelines.transforms import frames as samplers
 from vlp_jax.errors import UserError
@@ -39,7 +39,7 @@ TEXTS = ("caption", "narration", "none")
 _FRAMES, _PLACE, _MATE = 10, 11, 12  # draws of one example, beside those of clips
 
 
-class _Steps(narrated_clips._Steps):
+class _Steps(clip_steps.Steps):
   """The preprocessors. `given`: window, frames, min_time, scene_s, clips, published."""
 
   def __init__(self, *, given, alpha, **keywords):
@@ -131,7 +131,7 @@ def mean_gap(table: index.Table) -> float:
   """Mean over records with several narrations of the mean gap between them, in s."""
 
   def fn(record):
-    x = narrated_clips.parse(record)
+    x = clip_records.parse(record)
     times = tf.sort((x["narration/start"] + x["narration/end"]) / 2)
     num = tf.size(times)
     many = num > 1
@@ -207,7 +207,7 @@ def define(
     raise UserError(f"input.text={text!r} needs a vocabulary; set config.vocab.")
   if min(num_frames, size, clips, max_words) < 1 or min(pad, scene_s, min_time) < 0:
     raise UserError("input: sizes and counts must be positive.")
-  rate_hz, _ = narrated_clips._stored(table, size)
+  rate_hz, _ = clip_records.stored(table, size)
   if window == "ego" and alpha is None:
     alpha = mean_gap(table)
   if window == "ego" and not alpha > 0:
@@ -234,7 +234,7 @@ def define(
   if text != "none":
     words = dict(words=text_lib.tokenizer(vocab), vocab=vocab, max_words=max_words)
     fn = steps.caption if text == "caption" else steps.said
-    run.append(narrated_clips._named(fn, **words))
+    run.append(clip_steps.named(fn, **words))
     stream, shape = ("narration", (2, max_words)) if scene_s else ("text", (max_words,))
     shapes |= {f"{stream}_ids": (shape, tf.int32), f"{stream}_mask": (shape, tf.bool)}
   record, sub = _rows(table, table.select(where or {}), whole, text, train)
@@ -251,7 +251,7 @@ def define(
   rows = record, sub
   used = vocab if text != "none" else None
   return definition.one_shape(
-    "sampled_clips", table, narrated_clips.parse, run, shapes, rows, finish, used
+    "sampled_clips", table, clip_records.parse, run, shapes, rows, finish, used
   )
 
 

@@ -1,6 +1,6 @@
 """Clips that are told apart by words alone: class names, and choices of captions.
 
-Records are those of `data_pipelines.prepare clips` (`tasks/narrated_clips.py`). What a
+Records are those of `data_pipelines.prepare clips` (`tasks/clip_records.py`). What a
 row is, `unit` says; all are for evaluation:
 
   clip    a window of a clip, with label [B, C] int32 over the classes of label/action:
@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import index
-from data_pipelines.tasks import definition, narrated_clips
+from data_pipelines.tasks import clip_records, clip_steps, definition
 from data_pipelines.tasks import text as text_lib
 from vlp_jax.errors import UserError
 
@@ -45,7 +45,7 @@ def parse(record):
     "choice/answer": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
   }
   found = tf.io.parse_single_sequence_example(
-    record, narrated_clips.CONTEXT | more, narrated_clips.LISTS | lists
+    record, clip_records.CONTEXT | more, clip_records.LISTS | lists
   )
   return found[0] | found[1]
 
@@ -122,8 +122,8 @@ def define(
     raise UserError(f"input.short={short!r}. Known: black, loop.")
   if unit == "class":
     return _classes(table, names, templates, vocab, max_words)
-  rate_hz, _ = narrated_clips._stored(table, size)
-  steps = narrated_clips._Steps(
+  rate_hz, _ = clip_records.stored(table, size)
+  steps = clip_steps.Steps(
     train=False,
     num_frames=num_frames,
     frame_rate=frame_rate or rate_hz,
@@ -136,7 +136,7 @@ def define(
     pad=0,
     loop=short == "loop",
   )
-  made = narrated_clips._compose(steps, ("video",), "none", None, 0, 0, False, 0.0)
+  made = clip_steps.compose(steps, ("video",), "none", None, 0, 0, False, 0.0)
   run, shapes = made
 
   def label(x):

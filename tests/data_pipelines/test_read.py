@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines import batches, index, quarantine, records
-from data_pipelines.tasks import narrated_clips, text
+from data_pipelines.tasks import clip_steps, text
 from data_pipelines.vocabularies import wordpiece
 from tests import helpers
 from tests.reference import shards
@@ -183,7 +183,7 @@ def test_candidates_are_the_nearest(n):
     start = np.sort(rng.uniform(0, 20, n)).astype(np.float32)
     end = start + rng.uniform(0.1, 4, n).astype(np.float32)
     centre = np.float32(rng.uniform(-2, 22))
-    at, real = narrated_clips.nearest_narrations(
+    at, real = clip_steps.nearest_narrations(
       tf.constant(start), tf.constant(end), centre, 4
     )
     want = slow_candidates(start, end, centre, 4)
