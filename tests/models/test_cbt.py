@@ -394,3 +394,26 @@ def test_a_step_is_told_by_its_neighbours_and_a_text_by_its_video():
   # Of 80 steps in a batch, about 3 show the same place: a third at best, or less.
   assert late("visual/accuracy") > 0.15 > 10 / 80
   assert late("cross/accuracy") > 0.6 > 2 / 4
+
+
+def test_standardised_features_may_be_scaled_and_moved():
+  """By statistics of real steps alone, in training; by the running ones after it."""
+  m = model(standardise=True)
+  batch = rows()
+  variables = jax.jit(m.init)(KEY, {k: x for k, x in shown(batch).items()})
+  x, where = batch["clips_features"], batch["clips_mask"][..., None]
+  run = jax.jit(
+    lambda x: m.apply(
+      variables,
+      shown(batch | {"clips_features": x}),
+      train=True,
+      rngs={"dropout": KEY},
+      mutable=["batch_stats"],
+    )
+  )
+  out, moved = run(x)
+  got, _ = run(jnp.where(where, 3 * x + 5, 1e3))
+  np.testing.assert_allclose(got["video"], out["video"], atol=1e-4)
+  real = np.asarray(x)[np.asarray(batch["clips_mask"])]
+  kept = moved["batch_stats"]["input_norm"]
+  np.testing.assert_allclose(kept["mean"], 0.01 * real.mean(0), rtol=1e-4, atol=1e-6)

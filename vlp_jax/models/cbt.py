@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from vlp_jax.fusion import pair_score
 from vlp_jax.heads import match, mlm
-from vlp_jax.layers import dense, dropout, transformer
+from vlp_jax.layers import dense, dropout, norm, transformer
 from vlp_jax.metrics import wide
 from vlp_jax.towers import bert, s3d
 
@@ -64,6 +64,8 @@ class Model(nn.Module):
     vocab_size: of BERT, injected.
     video: "features", or "s3d" for frames; feature_dim is then that of its last stage.
     window: frames that S3D sees at once, where they come one behind the other.
+    standardise: whether features lose their mean and deviation, which those behind a
+      ReLU share, by running statistics (not in the paper).
     width, depth, num_heads: of the video Transformer; cross_depth, cross_heads: of the
       one over both.
     text_*: sizes of BERT. train_text, train_video: whether BERT and S3D learn.
@@ -75,6 +77,7 @@ class Model(nn.Module):
   vocab_size: int
   video: str = "features"
   feature_dim: int = 1024
+  standardise: bool = False
   width: int = 768
   depth: int = 2
   num_heads: int = 4
@@ -132,6 +135,8 @@ class Model(nn.Module):
     )
     if self.mlm:
       self.mlm_head = mlm.Mlm(eps=self.eps, dtype=self.dtype)
+    if self.standardise:
+      self.input_norm = norm.BatchNorm(momentum=0.99, center=False, gain=False)
     self.embed = dense.Linear(self.width, (None, "embed"), dtype=self.dtype)
     self.places = self.param("positions", dense.INIT, (self.max_steps, self.width))
     self.norm = dense.LayerNorm(self.eps, self.dtype)
@@ -188,6 +193,10 @@ class Model(nn.Module):
       x = x.reshape(*where.shape, -1)
       if not self.train_video:
         x = jax.lax.stop_gradient(x)
+    if self.standardise:
+      flat = x.reshape(-1, x.shape[-1])
+      flat = self.input_norm(flat, train=train, where=where.reshape(-1))
+      x = flat.reshape(x.shape)
     return x, where
 
   def _windows(self, frames, real):
