@@ -8,9 +8,19 @@ import sys
 
 import pytest
 
+from data_pipelines.readers import crosstask as reader
+from data_pipelines.synthetic import crosstask, words
 from launch import command
 from tests import helpers
 from vlp_jax import settings, sweep
+
+NAMES = ("shape", "colour", "action")
+COMBOS = (
+  ("circle", "red", "rise"),
+  ("star", "blue", "fall"),
+  ("ring", "green", "shake"),
+  ("heart", "white", "blink"),
+)
 
 
 def runs(experiment):
@@ -59,3 +69,30 @@ def test_the_command_makes_clips_trains_and_compares(tmp_path):
   assert "report: " in done.stdout
   results = json.loads((tmp_path / "misaligned" / "results.json").read_text())
   assert sum("mil_nce" in k and "max_margin" in k for k in results) >= 2, results
+
+
+def test_steps_of_long_videos_are_tasks_in_the_files_of_crosstask(tmp_path):
+  rows = [
+    {
+      "clip_id": f"test_long_{k:06d}",
+      "steps": [
+        {"start": 3.0 * j, "end": 3.0 * j + 3, **dict(zip(NAMES, combo, strict=True))}
+        for j, combo in enumerate(COMBOS[: 2 + k])
+      ],
+    }
+    for k in range(-1, 3)
+  ]
+  (tmp_path / "clips").mkdir()
+  lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+  (tmp_path / "clips" / "test_long.jsonl").write_text(lines)
+  assert crosstask.write(tmp_path / "clips", tmp_path / "out", keep=2) == 3
+  found = reader.read(tmp_path / "out")
+  assert [r.split for r in found] == ["test"] * 3
+  assert [len(r.moments) for r in found] == [2] * 3
+  for row, source in zip(found, rows[1:], strict=True):
+    spans = [m.times[0] for m in row.moments]
+    assert spans == sorted(spans)
+    for moment in row.moments:
+      (step,) = [s for s in source["steps"] if s["start"] == moment.times[0][0]]
+      assert any(name in moment.text for name in words.COLOURS[step["colour"]])
+  assert found[0].labels["steps"] != found[1].labels["steps"]

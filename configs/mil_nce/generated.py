@@ -5,7 +5,8 @@ Command:  python -m launch.narrated --experiment misaligned --workdir runs/narra
           makes clips whose narrations come up to 0, 2, 4 and 8 s too early or late, and
           trains this config with MIL-NCE (four candidates a clip) and with the
           max-margin loss of HowTo100M (the nearest narration); `--experiment amount`
-          trains on 150, 600 and 2,400 clips. One of the runs alone is
+          trains on 150, 600 and 2,400 clips, `--experiment steps` finds the steps of
+          longer videos by their names. One of the runs alone is
           python -m launch.train --config configs/mil_nce/generated.py:misalignment=4
             --workdir DIR
           (`:loss=max_margin`, `:clips=150`, `:runlocal`)
@@ -38,7 +39,7 @@ def get_config(arg=None):
   c.model = dict(name="mil_nce", variant="quick")
   c.tasks = dict(narrations=LOSSES[arg.loss])
   c.input = dict(task="narrated_clips", dir=at, split="train", rows=32)
-  c.input.update(num_frames=8, frame_rate=2.5, size=32, pad=4, max_words=16)
+  c.input.update(num_frames=8, frame_rate=3.0, size=32, pad=4, max_words=16)
   c.input.candidates = 4 if arg.loss == "mil_nce" else 1
   c.input.where = dict(record=dict(below=arg.clips))
   c.optim = dict(name="adamw", lr=3e-3, warmup=0.1, schedule="cosine")

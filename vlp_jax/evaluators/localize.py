@@ -140,7 +140,7 @@ class Evaluator:
     )
 
   def run(self, variables) -> Iterator[tuple[str, Result]]:
-    """`step_recall`; chance is that of evenly spaced steps."""
+    """`step_recall`; chance is that of evenly spaced steps, `even_recall`."""
     names = self._names(self.embed_steps(variables, self.steps))
     pairs, even, short, num = {}, {}, 0, 0
     for task, embed, truth in _videos(
@@ -169,6 +169,7 @@ class Evaluator:
     )
     mean = Result.of(list(of_task.values()), protocol=f"{told}; chance: evenly spaced")
     yield "step_recall", mean._replace(chance=float(np.mean(list(chance.values()))))
+    yield "even_recall", Result.of(list(chance.values()), protocol="evenly spaced")
 
   def _names(self, out):
     """Task -> [K, D] in the order of its steps."""
