@@ -58,7 +58,7 @@ def get_config(arg=None):
   )
   c.rounds.clusters.outputs = ("video_features", "audio_features", "example_id")
   c.rounds.clusters.input = dict(flip=False)
-  c.optim = dict(name="sgd", lr=0.08, schedule="cosine", warmup=5_000)
+  c.optim = dict(name="sgd", lr=0.08, momentum=0.9, schedule="cosine", warmup=5_000)
   c.optim.wd = 1e-4
   c.tensorboard = True
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=3)
