@@ -46,9 +46,9 @@ def get_config(arg=None):
   start = arg.hard_start_epoch * steps
   if arg.generated or arg.runlocal:
     frames, hz = 8, 8.0
-    epochs, steps = 1, 500  # 1,200 clips are 37 steps
-    start = 300
-    c.input.size = 64
+    epochs, steps = 1, 400  # 1,200 clips are 37 steps
+    start = 250
+    c.input.size = 40
     c.optim = dict(name="adam", lr=1e-3, wd=1e-5, warmup=0.05, schedule="cosine")
   if arg.runlocal:
     steps, start, c.input.size = 4, 2, 32
