@@ -287,4 +287,4 @@ def test_a_stand_in_for_the_vocabulary_is_told():
   assert "counted with 30,522 ids" in out["notes"][0]
   assert f"note: {out['notes'][0]}." in report.table(out)
   told = request.answer(plain, request.Request(**asked, vocab_size=30_522))
-  assert told == out | {"notes": []}
+  assert told == out | {"notes": out["notes"][1:]}

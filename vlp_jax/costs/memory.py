@@ -20,6 +20,9 @@ WORKING, WORKING_AGAIN, WORKING_DENSE = 5, 7, 4
 # ... and a layer of a Transformer; CPUs turn what the gradients of kernels read.
 WORKING_LAYER = {"cpu": 5}
 WORKING_LAYER_ELSEWHERE = 3
+# Compiled steps of all configs for v5e over what is given here: layouts of convolutions
+# follow rules of the compiler's own.
+TPU_CONVOLUTIONS, TPU_OTHERS = (0.6, 1.6), (0.8, 1.4)
 
 
 def size(x: Any) -> float:
@@ -113,6 +116,15 @@ def activations(
       working = WORKING_LAYER.get(platform, WORKING_LAYER_ELSEWHERE)
       largest = max(largest, working * max(whole[n]) / n)
   return (peak + largest) / job.settings.micro + weights, written
+
+
+def notes(job: job_lib.Job, platform: str) -> list[str]:
+  """How far `activations` may be off, measured by `launch.bench.tpu` on all configs."""
+  if platform != "tpu":
+    return []
+  low, high = TPU_CONVOLUTIONS if _convolves(job) else TPU_OTHERS
+  told = f"compiled for TPU such steps took {low} to {high} times the memory given here"
+  return [f"{told}; --topology compiles this one"]
 
 
 def _convolves(job) -> bool:

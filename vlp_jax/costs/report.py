@@ -99,7 +99,7 @@ def of(
     "hours": hours,
     "chip_hours": hours * count,
     "tasks": tasks,
-    "notes": list(job.notes),
+    "notes": [*job.notes, *memory.notes(job, chip.platform)],
   }
 
 
