@@ -98,17 +98,17 @@ def get_config(arg=None):
 def _small(c, *, video):
   """Small towers on 1,200 generated clips, minutes on a laptop."""
   c.model.variant, c.model.dtype = "small", "float32"
-  c.total_steps, c.log_every, c.checkpoint.every = 800, 10, 200
+  c.total_steps, c.log_every, c.checkpoint.every = 300, 10, 100
   c.input.update(dir="runs/audio_visual/shards", rows=32, frame_rate=5.0, size=64)
   c.input.num_frames = 16 if video else 8
   if "audio" in c.input.fields:
     c.input.update(audio_hz=16_000, audio_s=3.2)
-  view = dict(size=56, crop=dict(area=(0.5, 1.0)), flip=None)
+  view = dict(size=48, crop=dict(area=(0.5, 1.0)), flip=None)
   view["jitter"] = dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8)
   c.tasks.brave.update(narrow=view, narrow_frames=8)
   c.tasks.brave.broad = view | dict(size=40)
-  c.optim.update(lr=0.2, warmup=40, wd=1e-3)
-  seen = dict(num_frames=8, frame_rate=5.0, size=56)
+  c.optim.update(lr=0.4, warmup=20, wd=1e-3)
+  seen = dict(num_frames=8, frame_rate=5.0, size=48)
   audio_visual.probes(c, seen)
   if "audio" not in c.input.fields:
     del c.evals["probe_audio"]

@@ -22,7 +22,8 @@ WORKING_LAYER = {"cpu": 5}
 WORKING_LAYER_ELSEWHERE = 3
 # Compiled steps of all configs for v5e over what is given here: layouts of convolutions
 # follow rules of the compiler's own.
-TPU_CONVOLUTIONS, TPU_OTHERS = (0.6, 1.6), (0.8, 1.4)
+TPU_CONVOLUTIONS, TPU_OTHERS = (0.6, 1.9), (0.8, 1.4)
+FEW_ROWS = 8  # of a shard: channels then fill tiles, as two clips of R(2+1)D showed
 
 
 def size(x: Any) -> float:
@@ -79,11 +80,12 @@ def activations(
   of the computation are kept whole, whatever the batch.
 
   Args:
-    platform: "tpu" lays arrays out in tiles, but for convolutions in such an order of
-      axes that little is lost.
+    platform: "tpu" lays arrays out in tiles, but for convolutions of many rows in such
+      an order of axes that little is lost.
   """
   depths, share, convolves = _depths(job.model), 1 / job.shards, _convolves(job)
-  of = tiled if platform == "tpu" and not convolves else size
+  few = job.tasks[task].rows / job.shards < FEW_ROWS
+  of = tiled if platform == "tpu" and (few or not convolves) else size
   given = dict(platform=platform, fused=convolves or not depths)
   params = {x.shape: x for x in jax.tree.leaves(job.abstract.params) if x.ndim > 1}
 
