@@ -73,7 +73,7 @@ def _small(c):
   """Small towers on 1,200 generated clips, minutes on a laptop."""
   c.vocab.file, clips = f"{CLIPS}/vocab.txt", dict(num_frames=8, frame_rate=2.5)
   c.model.variant, c.model.dtype = "small", "float32"
-  c.total_steps, c.log_every, c.checkpoint.every = 700, 10, 175
+  c.total_steps, c.log_every, c.checkpoint.every = 500, 10, 250
   c.input.update(dir=CLIPS, rows=32, size=64, pad=8, flip=False, audio_hz=16_000)
   c.input.update(candidates=4, **clips)
   c.tasks = dict(mmv=dict(objective="mmv:mmv"))
