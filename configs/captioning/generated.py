@@ -9,7 +9,9 @@ Command:  python -m data_pipelines.synthetic --out runs/captions/clips --num_cli
           launch/quickstart.sh` and then `python -m launch.extract --config
           configs/quickstart.py --checkpoint runs/quickstart --data runs/captions/shards
           --window_s 3.2 --stride_s 0.8 --frame_rate 5 --out runs/captions/features`;
-          `:runlocal` takes steps of a tiny net on a stand-in)
+          `:runlocal` takes steps of a tiny net on a stand-in);
+          `python -m launch.narrated --experiment captions --workdir runs/narrated` does
+          all of the latter, with a network trained on the clips' narrations
 Cost:     clips of 16 frames of 64 pixels, 32 a step, as in the quickstart: about a
           second a step on two cores; `:features` a tenth of that.
 Expected: CIDEr-D of `caption` above that of `copied`, the caption of the nearest

@@ -1,0 +1,95 @@
+"""What the experiments on generated narrated clips start from; see `launch.narrated`.
+
+Everything lies under one directory and is made once: `<m>s/` clips whose narrations
+miss by up to m seconds, `long/` videos of several actions, `s3d/` a video network
+trained by MIL-NCE, `features/` what it makes of the clips, `wordpiece.txt`.
+"""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from launch import command
+from launch import sweep as sweeping
+from vlp_jax import jsonl, sweep, workdir
+
+MOST = 2_400  # clips of training
+NUM_LONG = 60  # videos of three to five actions
+LOOK = dict(size=32, audio=False)
+
+
+def clips(root: pathlib.Path, misalignment_s: int, num: int = MOST) -> pathlib.Path:
+  """Shards of generated clips."""
+  from data_pipelines.prepare import narrated
+  from data_pipelines.synthetic import corpus
+
+  at, miss = root / f"{misalignment_s}s", dict(misalignment_s=misalignment_s)
+  corpus.generate(
+    at / "clips", num_clips=num, num_long=0, **LOOK, **miss, progress=True
+  )
+  narrated.prepare(at / "clips", at / "shards", rate_hz=10, **LOOK)
+  return at / "shards"
+
+
+def videos(root: pathlib.Path) -> pathlib.Path:
+  """Shards of longer videos with the steps of `synthetic.crosstask`."""
+  from data_pipelines.prepare import clips as prepare
+  from data_pipelines.synthetic import corpus, crosstask
+
+  at, sizes = root / "long", dict(num_clips=1, num_val=0, num_test=0)
+  corpus.generate(at / "clips", **sizes, num_long=NUM_LONG, **LOOK, progress=True)
+  crosstask.write(at / "clips", at / "steps")
+  given = dict(format="crosstask", videos=str(at / "clips" / "videos" / "test_long"))
+  prepare.prepare(at / "steps", at / "shards", **given, rate_hz=10, clip_s=0, **LOOK)
+  return at / "shards"
+
+
+def words(root: pathlib.Path) -> pathlib.Path:
+  """WordPieces of all that is said and written of the training clips."""
+  from data_pipelines import vocabularies
+
+  out, texts = root / "wordpiece.txt", []
+  if not out.exists():
+    for row in jsonl.read(root / "2s" / "clips" / "train.jsonl"):
+      texts += [*row["captions"], *(n["text"] for n in row["narrations"])]
+    vocabularies.learn("wordpiece", texts, size=1_000).save(out)
+  return out
+
+
+def features(root: pathlib.Path) -> pathlib.Path:
+  """Features of the clips by the mean of S3D's last stage: 4 frames, every second one.
+
+  The network is trained on the same clips and narrations by MIL-NCE.
+  """
+  data = clips(root, 2)
+  config = f"configs/mil_nce/generated.py:root={root},clips={MOST},steps=2400"
+  sweeping.run(config, [sweep.parse("config.seed=0")], str(root / "s3d"))
+  given = dict(split="train,test", frame_rate=3, window_s=4 / 3, stride_s=2 / 3)
+  extract(root, root / "s3d" / "seed=0", data, root / "features", **given)
+  return root / "features"
+
+
+def extract(root, run, data, out, **given) -> None:
+  """`launch.extract` of a run of configs/mil_nce/generated.py."""
+  vocab = {"config.vocab.file": root / "2s" / "shards" / "vocab.txt"}
+  config = "configs/mil_nce/generated.py"
+  given |= dict(config=config, checkpoint=run, data=data, out=out)
+  tool("launch.extract", **given, **vocab)
+
+
+def located(root: pathlib.Path, run: pathlib.Path, data: pathlib.Path) -> dict:
+  """Results of the step localisation with the model of a finished run."""
+  given = dict(output="video_embed", frame_rate=3, stride_s=1)
+  extract(root, run, data, run / "features", **given)
+  config, out = "configs/mil_nce/crosstask.py", run / "located"
+  given = {"config": config, "workdir": out, "checkpoint": run}
+  tool("launch.eval", **given, **{"config.input.dir": run / "features"})
+  return workdir.read_results(out)
+
+
+def tool(module: str, *args: str, **given) -> None:
+  """Runs a command of the project. Raises: UserError when it fails."""
+  line: Sequence[str] = [*args, *(f"--{k}={v}" for k, v in given.items())]
+  if subprocess.run([sys.executable, "-m", module, *line]).returncode:
+    raise command.UserError(f"{module} ended with an error; see above.")
