@@ -18,6 +18,8 @@ def config(arg, graph):
   c.seed, c.total_steps = 0, 500_000
   c.vocab = dict(name="words", file="data/howto100m/word2vec.txt")
   c.model = dict(name="mmv", variant=arg.variant, graph=graph, dtype="bfloat16")
+  if arg.variant.startswith("tsm"):  # two thousand clips of them are 30 GB a chip else
+    c.model.remat = "full"
   # One dataset a step, in turn at random: half of all clips are of either, as in the
   # paper, though not half of each batch.
   c.tasks = dict(howto100m=dict(objective="mmv:mmv", weight=1.0))
@@ -47,7 +49,7 @@ def config(arg, graph):
   c.log_every, c.checkpoint = 50, dict(every=1_000, keep_last=3)
   c.mesh = dict(dcn=1, data=-1, fsdp=1, model=1)
   if arg.runlocal:
-    c.model.variant, c.model.dtype = "mu", "float32"
+    c.model.variant, c.model.dtype, c.model.remat = "mu", "float32", "none"
     c.total_steps, c.optim.warmup, c.log_every = 2, 1, 1
     c.optim.groups = ((r".*", {}),)
     c.checkpoint.every = 2

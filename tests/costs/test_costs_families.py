@@ -148,7 +148,12 @@ def test_a_training_step_is_three_passes_and_a_frozen_part_one(path, model, rel)
 
 
 @pytest.mark.parametrize(
-  "path", ["configs/xdc/pretrain.py:runlocal", "configs/audio_visual/avts.py:runlocal"]
+  "path",
+  [
+    "configs/xdc/pretrain.py:runlocal",
+    "configs/audio_visual/avts.py:runlocal",
+    "configs/mmv/fac.py:runlocal",
+  ],
 )
 def test_what_a_video_tower_computes_again(path):
   """Gradients of strided convolutions differ by convention: only the rest counts."""

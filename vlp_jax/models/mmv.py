@@ -97,6 +97,7 @@ class Model(nn.Module):
     audio_text: sound goes through the coarse head in training too.
     word_dim, text_mlp_dim, train_words, pad_in_max: see `towers.word2vec_bag`.
     bn_groups: see `layers.norm`; of all towers and heads.
+    remat: of the video tower, see `towers.s3d`.
     dtype: of the computation, "float32" or "bfloat16".
   """
 
@@ -115,6 +116,7 @@ class Model(nn.Module):
   train_words: bool = False
   pad_in_max: bool = True
   bn_groups: int = 1
+  remat: str = "none"
   dtype: str = "float32"
 
   def setup(self):
@@ -123,7 +125,7 @@ class Model(nn.Module):
         raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {known}.")
     given = dict(bn_groups=self.bn_groups, dtype=jnp.dtype(self.dtype))
     cls, own = VIDEO[self.video]
-    own = own | dict(self.video_args) | given
+    own = own | dict(self.video_args) | given | dict(remat=self.remat)
     self.video_tower = resolve.bind(cls, own, what="model.video_args")()
     own, cls = dict(self.audio_args) | given, audio_resnet.AudioResNet
     self.audio_tower = resolve.bind(cls, own, what="model.audio_args")()

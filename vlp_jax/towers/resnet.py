@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from vlp_jax.layers import conv2d, norm
+from vlp_jax.layers import conv2d, conv3d, norm
 
 DEPTHS = (3, 4, 6, 3)
 WIDTHS = (256, 512, 1024, 2048)
@@ -47,8 +48,9 @@ class BottleneckV2(nn.Module):
     if self.project:
       x = conv(self.width, (1, 1), strides, name="shortcut_conv")(p)
     p = self.mix(p) if self.mix else p
-    y = conv(inner, (1, 1), name="conv_0")(p)
-    y = conv(inner, (3, 3), strides, name="conv_1")(act(1, y))
+    kept = functools.partial(checkpoint_name, name=conv3d.CONV)
+    y = kept(conv(inner, (1, 1), name="conv_0")(p))
+    y = kept(conv(inner, (3, 3), strides, name="conv_1")(act(1, y)))
     return x + conv(self.width, (1, 1), name="conv_2")(act(2, y))
 
 
@@ -56,7 +58,8 @@ class ResNetV2(nn.Module):
   """The trunk: 7 x 7 / 2, max-pool 3 x 3 / 2, stages of `BottleneckV2`, BN, ReLU.
 
   Stages after the first halve the picture; the first block of each projects. The stem
-  has no normalisation. Attributes as their names say; `mix` as in the block.
+  has no normalisation. Attributes as their names say; `mix` as in the block, `remat` of
+  the blocks as in `towers.s3d`.
   """
 
   depths: Sequence[int] = DEPTHS
@@ -64,6 +67,7 @@ class ResNetV2(nn.Module):
   stem_width: int = 64
   mix: Callable | None = None
   norm: functools.partial = functools.partial(norm.BatchNorm)
+  remat: str = "none"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -88,7 +92,10 @@ class ResNetV2(nn.Module):
           dtype=self.dtype,
           name=f"unit_{i}_block_{k}",
         )
-        x = block(x, train=train, where=where)
+        call = lambda block, x: block(x, train=train, where=where)
+        if self.remat != "none":
+          call = nn.remat(call, policy=conv3d.REMAT[self.remat])
+        x = call(block, x)
     bn = self.norm(dtype=self.dtype, name="bn")
     return {"last": x, "map": nn.relu(bn(x, train=train, where=where))}
 

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.layers import norm, pixels
+from vlp_jax.layers import conv3d, norm, pixels
 from vlp_jax.metrics import wide
 from vlp_jax.towers import resnet
 
@@ -72,7 +72,7 @@ class TSMResNet(nn.Module):
       the trunk, before this factor.
     share, time_padding: see `temporal_shift`.
     deflated: for pictures [B, 1, H, W, 3]: `deflated_shift` with `alpha`.
-    bn_eps, bn_momentum, bn_groups: see `layers.norm`.
+    bn_eps, bn_momentum, bn_groups: see `layers.norm`; remat: see `towers.s3d`.
   """
 
   width_mult: int = 1
@@ -86,6 +86,7 @@ class TSMResNet(nn.Module):
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
   bn_groups: int = 1
+  remat: str = "none"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -106,6 +107,8 @@ class TSMResNet(nn.Module):
       raise ValueError(
         f"frames are {frames.shape}; expected [B, T, H, W, 3], T = 1 when deflated."
       )
+    if self.remat not in conv3d.REMAT:
+      raise ValueError(f"remat is {self.remat!r}; give one of {list(conv3d.REMAT)}.")
     rows, length = frames.shape[:2]
     x = pixels.unit(frames).astype(self.dtype)
     x = einops.rearrange(x, "b t h w c -> (b t) h w c")
@@ -129,6 +132,7 @@ class TSMResNet(nn.Module):
         eps=self.bn_eps,
         groups=self.bn_groups,
       ),
+      remat=self.remat,
       dtype=self.dtype,
       name="trunk",
     )
