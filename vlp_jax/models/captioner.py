@@ -63,18 +63,7 @@ SMALL = dict(  # learns on two cores
   token_dim=128,
   max_positions=128,
   max_length=24,
-  space_to_depth=(2, 4, 4),
-  stem_width=24,
-  stem_window=(1, 2, 2),
-  stages=(
-    ("conv_2b", "point", 24),
-    ("conv_2c", "separable", 48),
-    ("gating", "gate"),
-    ("maxpool_3a", "pool", (1, 3, 3), (1, 2, 2)),
-    ("mixed_3b", "inception", 24, 32, 48, 8, 16, 16),
-    ("maxpool_4a", "pool", (3, 3, 3), (2, 2, 2)),
-    ("mixed_4b", "inception", 64, 64, 128, 16, 32, 32),
-  ),
+  **s3d.SMALL,
 )
 VARIANTS = {
   "mu": MU,
