@@ -4,6 +4,8 @@ import ast
 
 import ml_collections
 
+FORMS = dict(runlocal=False, generated=False, random=False)  # arguments of many configs
+
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
   """`"runlocal,variant=mu"` over defaults; a bare word switches a flag on.

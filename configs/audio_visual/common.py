@@ -68,7 +68,7 @@ def pair_config(arg, name, variants, *, dir, outputs, embeds, period_s):
     embeds: outputs that retrieval compares; None without.
     period_s: of `objectives.correspondence`.
   """
-  arg = common.parse_arg(arg, runlocal=False, generated=False, random=False)
+  arg = common.parse_arg(arg, **common.FORMS)
   c = config(arg, variants, dir=dir, outputs=outputs)
   c.model.name = name
   # Frames at 0, 0.5 and 1 s of 1.5 s of sound, out of which a second is cut.

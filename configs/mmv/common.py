@@ -10,8 +10,7 @@ CLIPS = "runs/audio_visual/shards"  # made as in configs/audio_visual/l3.py
 
 def config(arg, graph):
   """The config of one graph; `arg` as in the headers of the configs."""
-  forms = dict(runlocal=False, generated=False, random=False)
-  arg = common.parse_arg(arg, variant="s3d", howto=False, modalities=3, **forms)
+  arg = common.parse_arg(arg, variant="s3d", howto=False, modalities=3, **common.FORMS)
   if arg.modalities not in (2, 3):
     raise ValueError(f"modalities={arg.modalities!r}; give 3, or 2 without sound.")
   c = ml_collections.ConfigDict()

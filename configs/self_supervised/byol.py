@@ -24,7 +24,7 @@ RECIPES = {
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=1_000, rows=4_096, **common.FORMS)
+  arg = args.parse_arg(arg, epochs=1_000, rows=4_096, **args.FORMS)
   if arg.epochs not in RECIPES:
     raise ValueError(f"epochs={arg.epochs}; published are {tuple(RECIPES)}.")
   lr, wd, base = RECIPES[arg.epochs]

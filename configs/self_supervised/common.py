@@ -5,7 +5,6 @@ import ml_collections
 from configs import common
 
 PICTURES = 1_281_167  # of ImageNet's training set
-FORMS = dict(runlocal=False, generated=False, random=False)  # arguments of configs
 STEPS = 1_000  # on generated clips
 # Of generated clips: a colour is what things are told by, so it stays nearly as it is.
 VIEW = dict(

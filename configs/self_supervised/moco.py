@@ -17,7 +17,7 @@ from configs.self_supervised import common
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=200, v1=False, **common.FORMS)
+  arg = args.parse_arg(arg, epochs=200, v1=False, **args.FORMS)
   variant = "moco_v1" if arg.v1 else "moco_v2"
   c = common.config(arg, variant, rows=256, epochs=arg.epochs)
   steps = common.PICTURES // 256  # of an epoch

@@ -22,7 +22,7 @@ from configs.self_supervised import common
 
 
 def get_config(arg=None):
-  arg = args.parse_arg(arg, epochs=100, rows=4_096, **common.FORMS)
+  arg = args.parse_arg(arg, epochs=100, rows=4_096, **args.FORMS)
   c = common.config(arg, "simclr_r50", rows=arg.rows, epochs=arg.epochs)
   steps = common.PICTURES // arg.rows  # of an epoch
   c.tasks = dict(simclr=dict(objective="simclr:simclr", tau=0.1))

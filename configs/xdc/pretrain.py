@@ -31,8 +31,7 @@ HEADS = {
 
 
 def get_config(arg=None):
-  forms = dict(runlocal=False, generated=False, random=False)
-  arg = common.parse_arg(arg, system="xdc", **forms)
+  arg = common.parse_arg(arg, system="xdc", **common.FORMS)
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps = 0, 300_000
   c.model = dict(name="xdc", variant="r2plus1d", clusters=128, dtype="bfloat16")

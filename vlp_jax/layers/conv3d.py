@@ -32,6 +32,11 @@ REMAT = {
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def recompute(call: Callable, remat: str) -> Callable:
+  """call(module, x), whose results the backward pass computes again as `remat` says."""
+  return call if remat == "none" else nn.remat(call, policy=REMAT[remat])
+
+
 def conv3d(
   x: jax.Array,
   kernel: jax.Array,

@@ -156,9 +156,8 @@ class R2Plus1D(nn.Module):
       groups=self.bn_groups,
       unbiased=True,
     )
-    stem, again = functools.partial(R2Plus1D._stem, bn=bn, run=run), lambda call: call
-    if self.remat != "none":
-      again = functools.partial(nn.remat, policy=conv3d.REMAT[self.remat])
+    stem = functools.partial(R2Plus1D._stem, bn=bn, run=run)
+    again = functools.partial(conv3d.recompute, remat=self.remat)
     x = again(stem)(self, frames)
     seen = {"stem": x}
     for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):

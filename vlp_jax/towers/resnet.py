@@ -93,9 +93,7 @@ class ResNetV2(nn.Module):
           name=f"unit_{i}_block_{k}",
         )
         call = lambda block, x: block(x, train=train, where=where)
-        if self.remat != "none":
-          call = nn.remat(call, policy=conv3d.REMAT[self.remat])
-        x = call(block, x)
+        x = conv3d.recompute(call, self.remat)(block, x)
     bn = self.norm(dtype=self.dtype, name="bn")
     return {"last": x, "map": nn.relu(bn(x, train=train, where=where))}
 

@@ -227,9 +227,7 @@ class S3D(nn.Module):
   def _again(self, layer, x, *, run):
     """layer(x), computed again in the backward pass if `remat` says so."""
     call = lambda layer, x: layer(x, **run)
-    if self.remat != "none":
-      call = nn.remat(call, policy=conv3d.REMAT[self.remat])
-    return call(layer, x)
+    return conv3d.recompute(call, self.remat)(layer, x)
 
   def _pool(self, x, window, strides):
     pool = lambda x: conv3d.max_pool(x, window, strides, self.pool_padding)

@@ -163,6 +163,17 @@ def share(batch: Shapes, lengths: Mapping[str, float] | None) -> float:
   return lengths["tokens"] / max(places, 1)
 
 
+def again(model: Any, parts: Mapping[str, float], *towers: str) -> float:
+  """FLOPs of `forward` in these towers if the model computes their blocks twice.
+
+  With remat="dots" norms, gates and pools run again: a thousandth of the whole.
+  """
+  if getattr(model, "remat", "none") != "full":
+    return 0.0
+  blocks = (k for k in parts if k.split("/")[0] in towers and not k.endswith("/views"))
+  return sum(parts[k] for k in blocks)
+
+
 def predicted(
   lengths: Mapping[str, float] | None, places: float, rate: float, real: float
 ) -> float:

@@ -82,14 +82,8 @@ def _run(tower, model, batch, stream, objective) -> tuple[dict[str, float], int,
 
 
 def recomputed(model, batch, objective) -> float:
-  # With "dots" norms and gates run again: a thousandth of the whole.
-  if getattr(model, "remat", "none") != "full":
-    return 0.0
-  parts = forward(model, batch, None, objective)
-  given = ("video/", "image/") if hasattr(model, "num_classes") else ("video/",)
-  return sum(
-    x for k, x in parts.items() if k.startswith(given) and not k.endswith("/views")
-  )
+  towers = ("video", "image") if hasattr(model, "num_classes") else ("video",)
+  return families.again(model, forward(model, batch, None, objective), *towers)
 
 
 def frozen(model, objective) -> list[str]:

@@ -120,11 +120,7 @@ def _deflated(model, batch) -> dict[str, float]:
 
 
 def recomputed(model, batch, objective) -> float:
-  # With "dots" norms and gates run again: a thousandth of the whole.
-  if getattr(model, "remat", "none") != "full" or "video_frames" not in batch:
-    return 0.0
-  parts = forward(model, batch, None, objective)
-  return sum(x for k, x in parts.items() if k.startswith("video/"))
+  return families.again(model, forward(model, batch, None, objective), "video")
 
 
 def frozen(model, objective) -> list[str]:

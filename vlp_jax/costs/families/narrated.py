@@ -90,11 +90,7 @@ def frozen(model, objective) -> list[str]:
 
 
 def recomputed(model, batch, objective) -> float:
-  # With "dots" norms, gates and pools run again: a thousandth of the whole.
-  if getattr(model, "remat", "none") != "full" or "video_frames" not in batch:
-    return 0.0
-  parts = forward(model, batch, None, objective)
-  return sum(x for k, x in parts.items() if k.startswith("video/"))
+  return families.again(model, forward(model, batch, None, objective), "video")
 
 
 def moved(model, batch, shards, parts) -> list[tuple[str, int, float, str]]:

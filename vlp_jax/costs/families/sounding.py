@@ -78,10 +78,7 @@ def _towers(model):
 
 
 def recomputed(model, batch, objective) -> float:
-  if getattr(model, "remat", "none") != "full":
-    return 0.0
-  parts = forward(model, batch, None, objective)
-  return sum(x for k, x in parts.items() if k.startswith("video/"))
+  return families.again(model, forward(model, batch, None, objective), "video")
 
 
 def frozen(model, objective) -> list[str]:
