@@ -7,6 +7,8 @@
                             embedding, against evenly spaced ones
   --experiment captions     sentences written by a Transformer decoder from features of
                             S3D, against the caption of the most similar training clip
+  --experiment tokens       VideoBERT on words and clusters of those features: verbs in
+                            the gap of a sentence, with the video and without
 
 Clips, and what else is needed, are made in --workdir. --seed may be a list: runs with
 the same seed are paired. Started again, what is done is kept. Writes results.json and
@@ -22,7 +24,7 @@ from launch import command
 
 FLAGS = flags.FLAGS
 MISALIGNMENTS_S, AMOUNTS = (0, 2, 4, 8), (150, 600, 2_400)
-EXPERIMENTS = ("misaligned", "amount", "steps", "captions")
+EXPERIMENTS = ("misaligned", "amount", "steps", "captions", "tokens")
 
 
 def plan(experiment: str, seeds: Sequence[str]) -> tuple[list[str], dict]:
@@ -38,6 +40,10 @@ def plan(experiment: str, seeds: Sequence[str]) -> tuple[list[str], dict]:
   elif experiment == "steps":
     told["metric"] = "steps/"
     told["against"] = {"steps/step_recall": "steps/even_recall"}
+  elif experiment == "tokens":
+    told["metric"] = "zero_shot/.*@1"
+    gaps = ("colour", "object", "verb")
+    told["against"] = {f"zero_shot/{k}@1": f"zero_shot/{k}@1_prior" for k in gaps}
   else:
     told["metric"] = "cider|bleu4|rouge"
     told["against"] = {"caption/cider_d": "copied/cider_d"}
@@ -56,11 +62,15 @@ def main(changes):
     data.clips(root, misalignment_s, data.MOST if misalignment_s == 2 else 600)
   if kind in ("amount", "steps"):
     data.clips(root, 2)
+  if kind in ("captions", "tokens"):
+    made = dict(dir=data.features(root), file=data.words(root))
   if kind == "captions":
     config = "configs/captioning/generated.py:features"
-    made = dict(dir=data.features(root), file=data.words(root))
     own = [f"--config.input.dir={made['dir']}", f"--config.vocab.file={made['file']}"]
     changes = [*own, *changes]
+  if kind == "tokens":
+    config = f"configs/videobert/generated.py:root={root}"
+    data.tree(root)
   texts, told = plan(kind, FLAGS.seed)
   axes, at = [sweep.parse(text) for text in texts], root / kind
   found = sweeping.run(config, axes, str(at), changes)

@@ -2,7 +2,8 @@
 
 Everything lies under one directory and is made once: `<m>s/` clips whose narrations
 miss by up to m seconds, `long/` videos of several actions, `s3d/` a video network
-trained by MIL-NCE, `features/` what it makes of the clips, `wordpiece.txt`.
+trained by MIL-NCE, `features/` what it makes of the clips, `tree.npz` of clusters of
+these, `wordpiece.txt`.
 """
 
 import pathlib
@@ -58,22 +59,28 @@ def words(root: pathlib.Path) -> pathlib.Path:
 
 
 def features(root: pathlib.Path) -> pathlib.Path:
-  """Features of the clips by the mean of S3D's last stage: 4 frames, every second one.
+  """Features of the clips, the mean of S3D's last stage over 1.6 s, one each 0.8 s.
 
   The network is trained on the same clips and narrations by MIL-NCE.
   """
   data = clips(root, 2)
   config = f"configs/mil_nce/generated.py:root={root},clips={MOST},steps=2400"
   sweeping.run(config, [sweep.parse("config.seed=0")], str(root / "s3d"))
-  given = dict(split="train,test", frame_rate=3, window_s=4 / 3, stride_s=2 / 3)
+  given = dict(split="train,test", frame_rate=5, window_s=1.6, stride_s=0.8)
   extract(root, root / "s3d" / "seed=0", data, root / "features", **given)
   return root / "features"
+
+
+def tree(root: pathlib.Path) -> None:
+  """400 leaves of the features, VideoBERT's tokens."""
+  given = dict(features=root / "features", out=root / "tree.npz")
+  tool("launch.cluster", **given, branching=20, depth=2)
 
 
 def extract(root, run, data, out, **given) -> None:
   """`launch.extract` of a run of configs/mil_nce/generated.py."""
   vocab = {"config.vocab.file": root / "2s" / "shards" / "vocab.txt"}
-  config = "configs/mil_nce/generated.py"
+  config = f"configs/mil_nce/generated.py:clips={MOST}"
   given |= dict(config=config, checkpoint=run, data=data, out=out)
   tool("launch.extract", **given, **vocab)
 

@@ -42,6 +42,7 @@ PUBLISHED = {
   "configs/cbt/pretrain.py": (UNCASED, None),
   # BERT-large, [>], 20,736 tokens of width 1024 and their bias.
   "configs/videobert/pretrain.py": (UNCASED, 336_226_108 + 1_024 + 20_736 * 1_025),
+  "configs/videobert/generated.py": (UNCASED, None),
   # R(2+1)D-18 of torchvision and a linear layer of as many classes.
   "configs/finetune/hmdb51.py": (WORDS, 31_300_125 + 51 * 513),
   "configs/finetune/ucf101.py": (WORDS, 31_300_125 + 101 * 513),
