@@ -112,7 +112,7 @@ BENCHES = {
     ),
     (
       *("--records=300", "--clips=20", "--seconds=2"),
-      *("--overlap_steps=20", "--memory_steps=500"),
+      *("--overlap_steps=180", "--memory_steps=500"),
     ),
   ),
   "accumulation": Bench(

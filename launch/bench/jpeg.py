@@ -20,6 +20,7 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import av
@@ -194,7 +195,14 @@ def clips(path: pathlib.Path) -> tuple[dict, int]:
 def main():
   given = flags.FLAGS
   timing.one_core()
-  for case in given.cases:
+  cases = given.cases
+  if not given["cases"].present:  # what is asked for by name has to be there
+    try:
+      _ffmpeg()
+    except UserError as missing:
+      cases = [c for c in cases if c in ("photos", "frames")]
+      print(f"without clips: {missing}", file=sys.stderr)
+  for case in cases:
     if case == "photos":
       compare(case, photos(given.items), given.items, given.rounds)
     elif case == "frames":
