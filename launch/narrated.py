@@ -62,15 +62,14 @@ def main(changes):
     data.clips(root, misalignment_s, data.MOST if misalignment_s == 2 else 600)
   if kind in ("amount", "steps"):
     data.clips(root, 2)
-  if kind in ("captions", "tokens"):
-    made = dict(dir=data.features(root), file=data.words(root))
-  if kind == "captions":
+  elif kind == "captions":
     config = "configs/captioning/generated.py:features"
-    own = [f"--config.input.dir={made['dir']}", f"--config.vocab.file={made['file']}"]
-    changes = [*own, *changes]
-  if kind == "tokens":
+    own = {"input.dir": data.features(root), "vocab.file": data.words(root)}
+    changes = [*(f"--config.{k}={v}" for k, v in own.items()), *changes]
+  elif kind == "tokens":
     config = f"configs/videobert/generated.py:root={root}"
     data.tree(root)
+    data.words(root)
   texts, told = plan(kind, FLAGS.seed)
   axes, at = [sweep.parse(text) for text in texts], root / kind
   found = sweeping.run(config, axes, str(at), changes)

@@ -73,7 +73,7 @@ def features(root: pathlib.Path) -> pathlib.Path:
 
 def tree(root: pathlib.Path) -> None:
   """400 leaves of the features, VideoBERT's tokens."""
-  given = dict(features=root / "features", out=root / "tree.npz")
+  given = dict(features=features(root), out=root / "tree.npz")
   tool("launch.cluster", **given, branching=20, depth=2)
 
 

@@ -48,13 +48,9 @@ def get_config(arg=None):
   c.input.update(subsample=1, join=0)  # a clip has four tokens: all are kept
   c.init_from = dict(path=c.input.tree, importer="videobert", scale="words")
   c.optim = dict(name="adamw", lr=1e-3, clip=1.0, warmup=0.1, schedule="cosine")
-  c.optim.groups = (
-    (r"bias$|norm|scale$", dict(wd=0.0)),
-    (r".*", dict(wd=0.01)),
-  )
-  c.init_scale = (
-    (r"(encoder|project)/.*kernel$", 3.0),
-  )  # N(0, 0.02) is made for wide nets
+  c.optim.groups = ((r"bias$|norm|scale$", dict(wd=0.0)), (r".*", dict(wd=0.01)))
+  # N(0, 0.02) is made for wide nets.
+  c.init_scale = ((r"(encoder|project)/.*kernel$", 3.0),)
   slots = (("colour", COLOURS), ("object", SHAPES), ("verb", VERBS))
   c.evals = dict(
     zero_shot=dict(
