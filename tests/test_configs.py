@@ -136,7 +136,7 @@ LIKE = (
 )
 
 # Nothing of them is published, and their families are traced at full size.
-SMALL = tuple(f for f in FILES if f.endswith("/generated.py"))
+QUICK = tuple(f for f in FILES if f.endswith("/generated.py"))
 
 
 @pytest.mark.parametrize("path", [*LIKE, *(f for f in FORMS if f in PUBLISHED)])
@@ -152,8 +152,8 @@ def test_parameters_at_full_size(path):
 @pytest.mark.parametrize(
   "path",
   [
-    *(f for f in FILES if f not in (*LIKE, *SMALL)),
-    *(pytest.param(f, marks=pytest.mark.slow) for f in (*LIKE, *SMALL, *FORMS)),
+    *(f for f in FILES if f not in (*LIKE, *QUICK)),
+    *(pytest.param(f, marks=pytest.mark.slow) for f in (*LIKE, *QUICK, *FORMS)),
   ],
 )
 def test_the_whole_step_at_full_size_by_shapes(path):
