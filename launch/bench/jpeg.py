@@ -12,7 +12,8 @@
   dense   the same with a keyframe a second, as the synthetic corpora have
 
 Scaled decoding (`ratio` of decode_jpeg) is no case: it saves a tenth at these sizes.
-The ffmpeg program is that of PATH or of the package imageio-ffmpeg. Times are of
+The ffmpeg program is that of PATH or of the package imageio-ffmpeg; without one only
+cases that are asked for by name need it, and clips are left out. Times are of
 processor, with those of child processes, in alternating rounds.
 """
 
