@@ -87,8 +87,14 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
   return [a for a in argv if not a.startswith("--config.")], changes
 
 
-def main(fn: Callable[..., Any], *, overrides: bool = False) -> None:
-  """Runs `fn()` (`fn(changes)` with overrides); errors are one line and a code."""
+def main(
+  fn: Callable[..., Any], *, overrides: bool = False, extra: bool = False
+) -> None:
+  """Runs `fn()`; errors are one line and a code.
+
+  With `overrides` it is `fn(changes)`, with `extra` what stands behind the flags:
+  `fn(arguments)`.
+  """
   module = sys.modules["__main__"]
   flags.adopt_module_key_flags(sys.modules[__name__], flags.FLAGS)
   argv, changes = split(sys.argv) if overrides else (sys.argv, [])
@@ -97,10 +103,10 @@ def main(fn: Callable[..., Any], *, overrides: bool = False) -> None:
     sys.exit(0)
   debug = "--debug" in argv
   try:
-    extra = flags.FLAGS(argv)[1:]
-    if extra:
-      raise UserError(f"unexpected argument {extra[0]!r}; see --help.")
-    fn(changes) if overrides else fn()
+    rest = flags.FLAGS(argv)[1:]
+    if rest and not extra:
+      raise UserError(f"unexpected argument {rest[0]!r}; see --help.")
+    fn(*([changes] if overrides else []), *([rest] if extra else []))
   except flags.Error as error:
     print(f"error: {error} See --help.".replace("\n", " "), file=sys.stderr)
     sys.exit(UserError.exit_code)

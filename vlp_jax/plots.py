@@ -103,6 +103,28 @@ def spread(lines: Mapping[str, Mapping[str, Sequence[float]]], *, label: str) ->
   return done[0]
 
 
+def overlay(
+  lines: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, label: str
+) -> str:
+  """One metric of several runs over steps, each a line of its own.
+
+  Args:
+    lines: name of the run -> (steps, values), of equal length.
+    label: read out to those who do not see the picture.
+  Raises: ImportError without matplotlib.
+  """
+  with _axes(label) as (axes, done):
+    for i, (name, (steps, values)) in enumerate(lines.items()):
+      dash = "-" if i < len(LINES) else "--"
+      colour = LINES[i % len(LINES)]
+      axes.plot(steps, values, dash, color=colour, lw=1.2, label=name)
+    axes.xaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(lambda x, _: thousands(x))
+    if len(lines) > 1:
+      axes.legend(frameon=False, fontsize=7)
+  return done[0]
+
+
 def _ticker():
   import matplotlib.ticker
 

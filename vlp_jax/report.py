@@ -25,6 +25,7 @@ def write(
   *,
   results: Mapping[str, Result | Mapping],
   metrics: Sequence[Mapping] | None = None,
+  timing: Sequence[Mapping] | None = None,
   examples: Sequence[Mapping] = (),
   pictures: Sequence[Mapping] = (),
   figures: Sequence[tuple[str, str]] = (),
@@ -32,13 +33,15 @@ def write(
   env: Mapping | None = None,
   notes: str | Sequence[str] = (),
   title: str = "Training report",
+  name: str = "report.html",
 ) -> epath.Path:
-  """Writes `workdir/report.html`.
+  """Writes `workdir/report.html`, or another `name`.
 
   Args:
     results: {metric: Result, or a dict with `value` and, if known, `chance`, `n`, `ci`,
       `protocol`, and `baselines` {name: value}}.
-    metrics: rows with "step", as of `metrics.jsonl`; None reads the workdir's.
+    metrics, timing: rows with "step", as of `metrics.jsonl` and `timing.jsonl`; None
+      reads the workdir's.
     examples: dicts with `query` (text), `rank` of the right item from 1, and `items`,
       the best first: dicts with `frames` (uint8 [T, H, W, 3] or [H, W, 3]), `right`
       (bool) and, if wanted, `text` and `score`. One without `items` is its own item.
@@ -52,7 +55,8 @@ def write(
   workdir = epath.Path(workdir)
   if metrics is None:
     metrics = jsonl.read(workdir / "metrics.jsonl")
-  timing = jsonl.read(workdir / "timing.jsonl")
+  if timing is None:
+    timing = jsonl.read(workdir / "timing.jsonl")
   results = {k: _entry(r) for k, r in results.items()}
   notes = [notes] if isinstance(notes, str) else notes
   speed = [
@@ -77,7 +81,7 @@ def write(
     title=_text(title), style=style.CSS, body="\n".join(p for p in parts if p)
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / "report.html"
+  path = workdir / name
   path.write_text(page)
   return path
 

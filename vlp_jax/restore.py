@@ -140,6 +140,26 @@ def _read(directory, args) -> dict[str, Any]:
       raise CheckpointError(f"{os.fspath(directory)} cannot be read: {text}") from error
 
 
+def latest(path: str | os.PathLike) -> epath.Path:
+  """The directory of an export, a checkpoint, or of a workdir's newest valid one.
+
+  Its hashes were checked. Raises: CheckpointError when there is nothing, or nothing
+  valid.
+  """
+  directory = workdir.root(path)
+  if manifest.committed(directory):
+    manifest.verify(directory)
+    return directory
+  steps = directory / "checkpoints"
+  step = newest(steps)
+  if step < 0:
+    raise CheckpointError(
+      f"{os.fspath(directory)} is no workdir with a checkpoint, no checkpoint and no "
+      f"export: no {manifest.NAME}, no checkpoints/<step>/{manifest.NAME}."
+    )
+  return steps / str(step)
+
+
 def load_variables(
   path: str | os.PathLike, *, average: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -150,19 +170,8 @@ def load_variables(
     average: the averaged parameters that the optimizer kept (`optim.ema`) as params.
   Raises: CheckpointError when there is nothing, or nothing valid.
   """
-  directory = workdir.root(path)
-  if not manifest.committed(directory):
-    steps = directory / "checkpoints"
-    step = newest(steps)
-    if step < 0:
-      raise CheckpointError(
-        f"{os.fspath(directory)} is no workdir with a checkpoint, no checkpoint and no "
-        f"export: no {manifest.NAME}, no checkpoints/<step>/{manifest.NAME}."
-      )
-    directory = steps / str(step)
-    body = manifest.read(directory)
-  else:
-    body = manifest.verify(directory)
+  directory = latest(path)
+  body = manifest.read(directory)
   mean = re.compile(r"^opt_state/(?:[^/]+/)*?ema/")
   names = {k: k for k in body["leaves"] if k.startswith(("params/", "mutable/"))}
   if average:
