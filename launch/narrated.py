@@ -9,6 +9,8 @@
                             S3D, against the caption of the most similar training clip
   --experiment tokens       VideoBERT on words and clusters of those features: verbs in
                             the gap of a sentence, with the video and without
+  --experiment cbt          CBT on features of short windows: actions in its outputs,
+                            those of random weights, and the features themselves
 
 Clips, and what else is needed, are made in --workdir. --seed may be a list: runs with
 the same seed are paired. Started again, what is done is kept. Writes results.json and
@@ -24,7 +26,7 @@ from launch import command
 
 FLAGS = flags.FLAGS
 MISALIGNMENTS_S, AMOUNTS = (0, 2, 4, 8), (150, 600, 2_400)
-EXPERIMENTS = ("misaligned", "amount", "steps", "captions", "tokens")
+EXPERIMENTS = ("misaligned", "amount", "steps", "captions", "tokens", "cbt")
 
 
 def plan(experiment: str, seeds: Sequence[str]) -> tuple[list[str], dict]:
@@ -44,6 +46,10 @@ def plan(experiment: str, seeds: Sequence[str]) -> tuple[list[str], dict]:
     told["metric"] = "zero_shot/.*@1"
     gaps = ("colour", "object", "verb")
     told["against"] = {f"zero_shot/{k}@1": f"zero_shot/{k}@1_prior" for k in gaps}
+  elif experiment == "cbt":
+    axes = [listed("random", (True, False))]
+    told.update(metric="probe_action", compare="random")
+    told["against"] = {"outputs/probe_action": "inputs/probe_action"}
   else:
     told["metric"] = "cider|bleu4|rouge"
     told["against"] = {"caption/cider_d": "copied/cider_d"}
@@ -69,6 +75,10 @@ def main(changes):
   elif kind == "tokens":
     config = f"configs/videobert/generated.py:root={root}"
     data.tree(root)
+    data.words(root)
+  elif kind == "cbt":
+    config = f"configs/cbt/generated.py:root={root}"
+    data.short(root)
     data.words(root)
   texts, told = plan(kind, FLAGS.seed)
   axes, at = [sweep.parse(text) for text in texts], root / kind

@@ -3,7 +3,7 @@
 Everything lies under one directory and is made once: `<m>s/` clips whose narrations
 miss by up to m seconds, `long/` videos of several actions, `s3d/` a video network
 trained by MIL-NCE, `features/` what it makes of the clips, `tree.npz` of clusters of
-these, `wordpiece.txt`.
+these, `wordpiece.txt`; `many/` more clips, `short/` features of their short windows.
 """
 
 import pathlib
@@ -15,17 +15,19 @@ from launch import command
 from launch import sweep as sweeping
 from vlp_jax import jsonl, sweep, workdir
 
-MOST = 2_400  # clips of training
+MOST, MANY = 2_400, 9_600  # clips of training
 NUM_LONG = 60  # videos of three to five actions
 LOOK = dict(size=32, audio=False)
 
 
-def clips(root: pathlib.Path, misalignment_s: int, num: int = MOST) -> pathlib.Path:
-  """Shards of generated clips."""
+def clips(
+  root: pathlib.Path, misalignment_s: int, num: int = MOST, *, name: str = ""
+) -> pathlib.Path:
+  """Shards of generated clips. The first ones are the same for any number."""
   from data_pipelines.prepare import narrated
   from data_pipelines.synthetic import corpus
 
-  at, miss = root / f"{misalignment_s}s", dict(misalignment_s=misalignment_s)
+  at, miss = root / (name or f"{misalignment_s}s"), dict(misalignment_s=misalignment_s)
   corpus.generate(
     at / "clips", num_clips=num, num_long=0, **LOOK, **miss, progress=True
   )
@@ -58,17 +60,28 @@ def words(root: pathlib.Path) -> pathlib.Path:
   return out
 
 
-def features(root: pathlib.Path) -> pathlib.Path:
-  """Features of the clips, the mean of S3D's last stage over 1.6 s, one each 0.8 s.
-
-  The network is trained on the same clips and narrations by MIL-NCE.
-  """
-  data = clips(root, 2)
+def network(root: pathlib.Path) -> pathlib.Path:
+  """The run of an S3D trained on `MOST` clips and narrations by MIL-NCE."""
+  clips(root, 2)
   config = f"configs/mil_nce/generated.py:root={root},clips={MOST},steps=2400"
   sweeping.run(config, [sweep.parse("config.seed=0")], str(root / "s3d"))
+  return root / "s3d" / "seed=0"
+
+
+def features(root: pathlib.Path) -> pathlib.Path:
+  """Features of the clips, the mean of S3D's last stage over 1.6 s, one each 0.8 s."""
   given = dict(split="train,test", frame_rate=5, window_s=1.6, stride_s=0.8)
-  extract(root, root / "s3d" / "seed=0", data, root / "features", **given)
+  extract(root, network(root), clips(root, 2), root / "features", **given)
   return root / "features"
+
+
+def short(root: pathlib.Path) -> pathlib.Path:
+  """Features of more clips by the same network, of two frames each, twelve a clip."""
+  data = clips(root, 2, MANY, name="many")
+  given = dict(split="train,test", frame_rate=10 / 3, window_s=0.6)
+  given["stride_s"] = 0.3
+  extract(root, network(root), data, root / "short", num=MANY, **given)
+  return root / "short"
 
 
 def tree(root: pathlib.Path) -> None:
@@ -77,10 +90,10 @@ def tree(root: pathlib.Path) -> None:
   tool("launch.cluster", **given, branching=20, depth=2)
 
 
-def extract(root, run, data, out, **given) -> None:
+def extract(root, run, data, out, *, num=MOST, **given) -> None:
   """`launch.extract` of a run of configs/mil_nce/generated.py."""
   vocab = {"config.vocab.file": root / "2s" / "shards" / "vocab.txt"}
-  config = f"configs/mil_nce/generated.py:clips={MOST}"
+  config = f"configs/mil_nce/generated.py:clips={num}"
   given |= dict(config=config, checkpoint=run, data=data, out=out)
   tool("launch.extract", **given, **vocab)
 

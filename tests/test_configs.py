@@ -39,6 +39,7 @@ PUBLISHED = {
   "configs/captioning/youcook2.py": (UNCASED, 43_711_232 + 52_813_626),
   "configs/captioning/generated.py": (UNCASED, None),
   "configs/cbt/anticipate.py": (UNCASED, None),
+  "configs/cbt/generated.py": (UNCASED, None),
   "configs/cbt/pretrain.py": (UNCASED, None),
   # BERT-large, [>], 20,736 tokens of width 1024 and their bias.
   "configs/videobert/pretrain.py": (UNCASED, 336_226_108 + 1_024 + 20_736 * 1_025),
@@ -221,6 +222,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param("configs/bert/lm.py:runlocal", marks=pytest.mark.slow),
     "configs/captioning/youcook2.py:runlocal",
     pytest.param("configs/captioning/generated.py:runlocal", marks=pytest.mark.slow),
+    pytest.param("configs/cbt/generated.py:runlocal", marks=pytest.mark.slow),
     "configs/bert/pretrain.py:runlocal",
     "configs/brave/pretrain.py:runlocal,views=both",
     pytest.param("configs/cbt/anticipate.py:runlocal", marks=pytest.mark.slow),

@@ -46,6 +46,24 @@ def test_what_is_compared_differs_in_the_narrations_alone():
   assert amounts == [150, 150, 600, 600, 2_400, 2_400]
 
 
+def test_random_weights_are_probed_as_the_trained_ones_are():
+  narrated = importlib.import_module("launch.narrated")
+  axes, told = narrated.plan("cbt", ["0", "1"])
+  assert axes == ["random=True,False", "config.seed=0,1"]
+  assert told["compare"] == "random"
+  at = f"{helpers.ROOT}/configs/cbt/generated.py"
+  random, trained = (
+    settings.load(command.config_of(f"{at}:random={x}")) for x in (True, False)
+  )
+  assert random.optim["lr"] == 0.0 < trained.optim["lr"]
+  for name in ("model", "input", "evals", "vocab"):
+    assert getattr(random, name) == getattr(trained, name)
+  outputs, inputs = (dict(trained.evals[k]) for k in ("outputs", "inputs"))
+  outs = outputs.pop("output"), inputs.pop("output")
+  assert outs == ("video_features", "input_features")
+  assert outputs == inputs
+
+
 @pytest.mark.slow
 def test_the_command_makes_clips_trains_and_compares(tmp_path):
   """Whole, in miniature: 24 clips, two steps of each run."""

@@ -16,6 +16,9 @@ video; example_mask. What a row is, `unit` says:
              after the other in evaluation, and the narrations whose middle lies there:
              16 tokens of a video without speech, 48 features of CBT (72 s).
 
+With said="caption" a window's text is one caption of the video, drawn in training, the
+first one in evaluation, whatever the window is.
+
 At most the first `max_clips` features and `max_words` tokens are taken. A row without
 narrations has text_mask False throughout.
 """
@@ -36,8 +39,9 @@ from vlp_jax.resolve import nearest
 FIELDS = ("tokens", "features", "text", "label")
 LABELS = ("shape", "colour", "action")
 UNITS = ("narration", "window")
+SAID = ("narration", "caption")
 # Draws of one example; each folds its number into the example's seed.
-_JOIN, _RATE, _FIRST, _WINDOW = range(4)
+_JOIN, _RATE, _FIRST, _WINDOW, _CAPTION = range(5)
 
 
 def _parser(network: int):
@@ -57,6 +61,7 @@ def _parser(network: int):
     "narration/text": many(tf.string),
     "narration/start": many(tf.float32),
     "narration/end": many(tf.float32),
+    "caption/text": many(tf.string),
   }
 
   def parse(record):
@@ -70,8 +75,8 @@ def _parser(network: int):
 class _Steps:
   """The preprocessors: each takes and returns one example."""
 
-  def __init__(self, *, train, unit, width, max_clips, max_words, join, subsample):
-    self.train, self.unit, self.width = train, unit, width
+  def __init__(self, *, train, said, width, max_clips, max_words, join, subsample):
+    self.train, self.said, self.width = train, said, width
     self.max_clips, self.max_words = max_clips, max_words
     self.join, self.subsample = join, subsample
 
@@ -150,8 +155,12 @@ class _Steps:
     }
 
   def words(self, x, *, tokenize, vocab):
-    """The narrations as one text."""
+    """The narrations as one text, or a caption."""
     texts = x["narration/text"][x["said"][0] : x["said"][1]]
+    if self.said == "caption":
+      num = tf.size(x["caption/text"])
+      first = self._draw(x, _CAPTION, num) if self.train else 0
+      texts = x["caption/text"][first : first + 1]
     ids = tokenize(texts).flat_values
     ids = tf.RaggedTensor.from_row_lengths(ids, tf.size(ids, tf.int64)[None])
     ids, mask = text_lib.pad(ids, vocab, self.max_words)
@@ -172,6 +181,7 @@ def define(
   vocab,
   train: bool,
   unit: str = "narration",
+  said: str = "narration",
   fields: Sequence[str] = ("tokens", "text"),
   tree: str = "",
   tree_digest: str = "",
@@ -186,7 +196,7 @@ def define(
 
   Args:
     vocab: of `data_pipelines.vocabularies`; None is enough without the field text.
-    unit: narration or window, see the module's header.
+    unit: narration or window, said: narration or caption, see the module's header.
     fields: of FIELDS; tokens need a tree.
     tree: file of `launch.cluster`; tree_digest: what it must be, if that is known.
     network: whose features, where several are stored.
@@ -201,6 +211,9 @@ def define(
       raise UserError(f"input.fields: {field!r}.{nearest(field, FIELDS)}")
   if unit not in UNITS:
     raise UserError(f"input.unit={unit!r}. Known: {', '.join(UNITS)}.")
+  if said not in SAID or (said == "caption" and unit != "window"):
+    known = "narration, and caption with unit='window'"
+    raise UserError(f"input.said={said!r}, unit={unit!r}. Known: {known}.")
   if min(max_clips, subsample) < 1 or max_words < 3 or join < 0:
     raise UserError("input: sizes and counts must be positive, max_words at least 3.")
   if "text" in fields and (vocab is None or vocab.spec.sep_id < 0):
@@ -218,7 +231,7 @@ def define(
     leaves = tokens_lib.Tokens(tree, digest=tree_digest, keep="features" in fields)
     leaves.check(width, str(table.dir))
   given = dict(max_clips=max_clips, max_words=max_words, join=join, subsample=subsample)
-  steps = _Steps(train=train, unit=unit, width=width, **given)
+  steps = _Steps(train=train, said=said, width=width, **given)
   run = [steps.load, getattr(steps, unit), steps.clips]
   shapes = {
     "clips_features": ((max_clips, width), tf.float32),

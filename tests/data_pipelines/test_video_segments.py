@@ -30,6 +30,8 @@ def stored(tmp_path_factory):
         "narration/start": [a for a, _ in said],
         "narration/end": [b for _, b in said],
       }
+      if v != 1:
+        lists["caption/text"] = [TEXTS[v], TEXTS[1]]
       counts = {"num_narrations": len(said), "num_features": num}
       writer.write(0, records.encode(context, lists), **counts)
   info = {"name": "toy", "kind": "clip_features", "splits": ["train"]}
@@ -88,6 +90,23 @@ def test_windows_one_after_the_other(stored):
   assert "clips_tokens" not in batch
 
 
+def test_captions_in_place_of_narrations(stored):
+  """Videos 0 and 2 have two each, the second one the same; video 1 has none."""
+  own = dict(unit="window", fields=("features", "text"), said="caption", max_clips=8)
+  spec, words = given(stored, **own, rows=3)
+  ids = [words.encode(text)[:10] for text in TEXTS]
+  texts = lambda b: {
+    int(g): row[m].tolist()[1:-1]
+    for g, row, m in zip(b["group_id"], b["text_ids"], b["text_mask"], strict=True)
+  }
+  assert texts(evaluated(stored, **own, rows=3)) == {0: ids[0], 1: [], 2: ids[2]}
+  stream = batches.build(spec, vocab=words)
+  drawn = [texts(next(stream)) for _ in range(20)]
+  assert {tuple(d[0]) for d in drawn} == {tuple(ids[0]), tuple(ids[1])}
+  assert {tuple(d[2]) for d in drawn} == {tuple(ids[2]), tuple(ids[1])}
+  assert not any(d[1] for d in drawn)
+
+
 def test_training_joins_neighbours_and_keeps_every_rth(stored):
   spec, words = given(stored, fields=("features", "text"), max_clips=8, max_words=24)
   stream = batches.build(spec | {"subsample": 3}, vocab=words)
@@ -131,5 +150,7 @@ def test_bad_keywords_and_trees_are_told(stored, tmp_path):
     evaluated(stored, tree=str(tmp_path / "wide.npz"))
   with pytest.raises(UserError, match="Did you mean 'tokens'"):
     evaluated(stored, fields=("token",))
+  with pytest.raises(UserError, match="Known: narration, and caption with unit"):
+    evaluated(stored, said="caption")
   with pytest.raises(UserError, match="features of 1 networks"):
     evaluated(stored, network=2)
