@@ -59,8 +59,8 @@ def test_random_weights_are_probed_as_the_trained_ones_are():
   for name in ("model", "input", "evals", "vocab"):
     assert getattr(random, name) == getattr(trained, name)
   outputs, inputs = (dict(trained.evals[k]) for k in ("outputs", "inputs"))
-  outs = outputs.pop("output"), inputs.pop("output")
-  assert outs == ("video_features", "input_features")
+  kept = outputs.pop("output"), inputs.pop("output")
+  assert kept == ("video_features", "input_features")
   assert outputs == inputs
 
 
