@@ -129,6 +129,7 @@ LIKE = (
   "configs/bert/lm.py",
   "configs/self_supervised/byol.py",
   "configs/self_supervised/simclr.py",
+  "configs/mmv/deflate.py",
   "configs/mmv/shared.py",
   "configs/mmv/disjoint.py",
   "configs/mil_nce/howto100m.py",
@@ -215,7 +216,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
   "path",
   [
     "configs/howto100m/pretrain.py:runlocal",
-    "configs/audio_visual/l3.py:runlocal",
+    pytest.param("configs/audio_visual/l3.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/ave.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/avol.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/avts.py:runlocal", marks=pytest.mark.slow),
@@ -224,7 +225,9 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param("configs/captioning/generated.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/cbt/generated.py:runlocal", marks=pytest.mark.slow),
     "configs/bert/pretrain.py:runlocal",
-    "configs/brave/pretrain.py:runlocal,views=both",
+    pytest.param(
+      "configs/brave/pretrain.py:runlocal,views=both", marks=pytest.mark.slow
+    ),
     pytest.param("configs/cbt/anticipate.py:runlocal", marks=pytest.mark.slow),
     pytest.param(
       "configs/cbt/anticipate.py:runlocal,end_to_end", marks=pytest.mark.slow
@@ -239,9 +242,9 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param("configs/mmv/deflate.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/self_supervised/simclr.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/self_supervised/moco.py:runlocal", marks=pytest.mark.slow),
-    "configs/self_supervised/byol.py:runlocal",
+    pytest.param("configs/self_supervised/byol.py:runlocal", marks=pytest.mark.slow),
     "configs/speech/digits.py:runlocal",
-    "configs/speech/unlabelled.py:runlocal",
+    pytest.param("configs/speech/unlabelled.py:runlocal", marks=pytest.mark.slow),
     "configs/speech/unlabelled.py:runlocal,system=random",
     "configs/speech/unlabelled.py:runlocal,system=bins",
     "configs/speech/words.py:runlocal",
@@ -253,7 +256,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param(
       "configs/uniter/nlvr2.py:runlocal,form=triplet", marks=pytest.mark.slow
     ),
-    "configs/xdc/pretrain.py:runlocal",
+    pytest.param("configs/xdc/pretrain.py:runlocal", marks=pytest.mark.slow),
   ],
 )
 def test_runlocal_takes_real_steps(path, tmp_path):

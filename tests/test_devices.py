@@ -52,8 +52,8 @@ def test_uniter():
   narrow = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
   batch = jax.tree.map(narrow, test_uniter_step.batch(0))
   model = uniter.Model(vocab_size=40, **uniter.VARIANTS["mu"])
-  meshes = dict(data=2), dict(data=2, fsdp=2, model=2)
-  same_on_every_mesh(model, test_uniter_step.every_task, batch, *meshes)
+  mesh = dict(data=2, fsdp=2, model=2)
+  same_on_every_mesh(model, test_uniter_step.every_task, batch, mesh)
 
 
 @pytest.mark.multidevice
@@ -71,4 +71,4 @@ def test_mil_nce():
     "example_id": np.arange(16, dtype=np.int32),
   }
   model = mil_nce.Model(vocab_size=30, **mil_nce.VARIANTS["mu"])
-  same_on_every_mesh(model, contrastive.mil_nce, batch, dict(data=2), dict(data=8))
+  same_on_every_mesh(model, contrastive.mil_nce, batch, dict(data=8))
