@@ -129,7 +129,6 @@ LIKE = (
   "configs/bert/lm.py",
   "configs/self_supervised/byol.py",
   "configs/self_supervised/simclr.py",
-  "configs/mmv/deflate.py",
   "configs/mmv/shared.py",
   "configs/mmv/disjoint.py",
   "configs/mil_nce/howto100m.py",
@@ -138,7 +137,7 @@ LIKE = (
 )
 
 # Nothing of them is published, and their families are traced at full size.
-QUICK = tuple(f for f in FILES if f.endswith("/generated.py"))
+QUICK = tuple(f for f in FILES if f.endswith(("/generated.py", "/deflate.py")))
 
 
 @pytest.mark.parametrize("path", [*LIKE, *(f for f in FORMS if f in PUBLISHED)])
@@ -245,7 +244,9 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param("configs/self_supervised/byol.py:runlocal", marks=pytest.mark.slow),
     "configs/speech/digits.py:runlocal",
     pytest.param("configs/speech/unlabelled.py:runlocal", marks=pytest.mark.slow),
-    "configs/speech/unlabelled.py:runlocal,system=random",
+    pytest.param(
+      "configs/speech/unlabelled.py:runlocal,system=random", marks=pytest.mark.slow
+    ),
     "configs/speech/unlabelled.py:runlocal,system=bins",
     "configs/speech/words.py:runlocal",
     "configs/uniter/pretrain.py:runlocal",

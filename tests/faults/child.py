@@ -54,10 +54,7 @@ def _uniter():
   }
   config = {
     "model": {"name": "uniter", "variant": "mu"},
-    "tasks": {
-      "mlm": {"objective": "masked:mlm"},
-      "itm": {"objective": "match:itm"},
-    },
+    "tasks": {"mlm": {"objective": "masked:mlm"}},
     "vocab": dict(size=40, cls_id=1, sep_id=2, mask_id=3, special_ids=(0, 1, 2, 3, 4)),
     "optim": {"name": "adamw", "lr": 1e-3, "clip": 1.0},
     "total_steps": 10,
