@@ -14,8 +14,9 @@ Expected: a linear probe reads more of the action out of the mean of CBT's outpu
 Unlike the paper, for there are few words and no BERT to start from: the text is a
 caption and not what is said, it learns as well, both losses are there from the start,
 the Transformer over both has two layers, and there is no dropout. Single trials with
-narrations, two in three of which are beside the point, and with the loss of hidden steps
-alone did not get above the features; their windows and rates were others than these.
+narrations, two in three of which are beside the point, and with the loss of hidden
+steps alone did not get above the features; their windows and rates were others
+than these.
 """
 
 import ml_collections
