@@ -78,7 +78,7 @@ def features(root: pathlib.Path) -> pathlib.Path:
 def short(root: pathlib.Path) -> pathlib.Path:
   """Features of more clips by the same network, of two frames each, twelve a clip."""
   data = clips(root, 2, MANY, name="many")
-  given = dict(split="train,test", frame_rate=10 / 3, window_s=0.6)
+  given = dict(split="train,val", frame_rate=10 / 3, window_s=0.6)
   given["stride_s"] = 0.3
   extract(root, network(root), data, root / "short", num=MANY, **given)
   return root / "short"
