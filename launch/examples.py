@@ -1,26 +1,12 @@
 """Examples with pictures for a report: of retrieval, and where a sound comes from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vlp_jax import heat_maps
 from vlp_jax.evaluators import collect, sounding_object
-
-
-def _rows(batches: Iterable[Mapping], wanted: set[int], keys: tuple[str, ...]):
-  """{example_id: {key: row}} of the wanted ids; reads no further than it must."""
-  found = {}
-  for batch in batches:
-    keep = [k for k in (*keys, "example_id", "example_mask") if k in batch]
-    rows = collect.fetch({k: batch[k] for k in keep})
-    for i, at in enumerate(rows["example_id"].tolist()):
-      if at in wanted and at not in found:
-        found[at] = {k: rows[k][i] for k in keys if k in rows}
-    if wanted <= set(found):
-      break
-  return found
 
 
 def of_retrieval(evaluator: Any, tokeniser: Any, *, num: int = 6, best: int = 4):
@@ -34,13 +20,13 @@ def of_retrieval(evaluator: Any, tokeniser: Any, *, num: int = 6, best: int = 4)
   """
   examples = evaluator.examples[:num]
   items = {i for e in examples for i in (*e["ranked"][:best], *e["true"])}
-  texts = _rows(evaluator.texts, {e["query"] for e in examples}, ("text_ids",))
-  videos = _rows(evaluator.videos, items, ("video_frames",))
+  texts = collect.rows(evaluator.texts, {e["query"] for e in examples}, ("text_ids",))
+  videos = collect.rows(evaluator.videos, items, ("video_frames",))
   out = []
   for e in examples:
     shown = [
       {
-        "frames": _spread(videos[i]["video_frames"]),
+        "frames": spread(videos[i]["video_frames"]),
         "right": i in e["true"],
         "score": float(score),
       }
@@ -52,7 +38,8 @@ def of_retrieval(evaluator: Any, tokeniser: Any, *, num: int = 6, best: int = 4)
   return out
 
 
-def _spread(frames: np.ndarray, count: int = 3) -> np.ndarray:
+def spread(frames: np.ndarray, count: int = 3) -> np.ndarray:
+  """The first frame, the last one, and some between."""
   at = np.linspace(0, len(frames) - 1, count).round().astype(int)
   return frames[at]
 
@@ -60,7 +47,7 @@ def _spread(frames: np.ndarray, count: int = 3) -> np.ndarray:
 def of_sounding_object(evaluator: sounding_object.Evaluator) -> list[dict]:
   """`report.write`'s pictures of an evaluator that has run: frame, map and box."""
   wanted = {e["example_id"] for e in evaluator.examples}
-  found = _rows(evaluator.batches, wanted, ("video_frames",))
+  found = collect.rows(evaluator.batches, wanted, ("video_frames",))
   out = []
   for e in evaluator.examples:
     frame = found[e["example_id"]]["video_frames"][e["frame"]]

@@ -44,7 +44,8 @@ def write(
       reads the workdir's.
     examples: dicts with `query` (text), `rank` of the right item from 1, and `items`,
       the best first: dicts with `frames` (uint8 [T, H, W, 3] or [H, W, 3]), `right`
-      (bool) and, if wanted, `text` and `score`. One without `items` is its own item.
+      (bool) and, if wanted, `text` and `score`. One without `items` is its own item;
+      where neither `rank` nor `right` is told, nothing is called right or wrong.
     pictures: where a sound comes from: dicts with `caption`, `verdict`, `right` (bool)
       and `frames` as above, a frame beside its heat map.
     figures: (caption, `<svg>` element of `plots`).
@@ -219,14 +220,15 @@ def _side_by_side(figures):
 def _example(example):
   items = example.get("items", [example])
   rank = example.get("rank")
+  judged = rank is not None or any("right" in item for item in items)
   first = rank == 1 or (rank is None and bool(items[0].get("right")))
   where = "right item" + (
     f" at place {rank}" if rank else " first" if first else " missed"
   )
   found = []
   for place, item in enumerate(items, 1):
-    right = bool(item.get("right"))
-    about = [str(place), "right" if right else "wrong"]
+    right = bool(item.get("right")) or not judged
+    about = [str(place), *(["right" if right else "wrong"] if judged else [])]
     about += [f"{item['score']:.3g}"] if item.get("score") is not None else []
     about += [str(item["text"])] if item.get("text") else []
     found.append(
@@ -234,10 +236,8 @@ def _example(example):
       f"<span>{_text(' · '.join(about))}</span></li>"
     )
   kind, query = "right" if first else "wrong", _text(example["query"])
-  return (
-    f'<article><h3>“{query}” <em class="{kind}">{_text(where)}</em></h3>'
-    f"<ol>{''.join(found)}</ol></article>"
-  )
+  verdict = f' <em class="{kind}">{_text(where)}</em>' if judged else ""
+  return f"<article><h3>“{query}”{verdict}</h3><ol>{''.join(found)}</ol></article>"
 
 
 def _picture(picture):

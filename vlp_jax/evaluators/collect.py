@@ -93,6 +93,25 @@ def fetch(out):
   return out if keep is None else {k: x[keep] for k, x in out.items()}
 
 
+def rows(
+  batches: Iterable[Mapping], wanted: set[int], keys: Sequence[str]
+) -> dict[int, dict[str, np.ndarray]]:
+  """{example_id: {key: row}} of the wanted ids; reads no further than it must.
+
+  A key that a batch lacks is missing from its rows.
+  """
+  found = {}
+  for batch in batches:
+    keep = [k for k in (*keys, "example_id", "example_mask") if k in batch]
+    some = fetch({k: batch[k] for k in keep})
+    for i, at in enumerate(some["example_id"].tolist()):
+      if at in wanted and at not in found:
+        found[at] = {k: some[k][i] for k in keys if k in some}
+    if wanted <= set(found):
+      break
+  return found
+
+
 def _concatenate(name, chunks):
   have = [c for c in chunks if name in c]
   shapes = {c[name].shape[1:] for c in have}

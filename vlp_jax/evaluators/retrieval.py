@@ -83,7 +83,7 @@ class Evaluator:
     groups = collect.group_mean(items[self.outputs[1]], items.get("group_id"))
     both = texts[self.outputs[0]], groups.values
     if self.normalise:
-      both = map(_unit, both)
+      both = map(unit, both)
     scores = ranks.Products(*both)
     yield from _report(self, scores, texts, items, groups)
 
@@ -212,7 +212,8 @@ def _distinct(texts):
   return {k: x[first] for k, x in texts.items()} | {"relevance": table}
 
 
-def _unit(x):
+def unit(x: np.ndarray) -> np.ndarray:
+  """Rows divided by their norms; a row of zeros stays one."""
   norm = np.linalg.norm(x, axis=-1, keepdims=True)
   return x / np.maximum(norm, np.finfo(x.dtype).tiny)
 
