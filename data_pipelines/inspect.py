@@ -3,13 +3,15 @@
 Counts, splits, licence, disk use, the columns one can filter by; lengths of a sample of
 records, the ladder of shapes that the pipeline would choose for them and what it
 wastes, and the same of packed rows. With --html also a page, complete in itself, with a
-contact sheet: frames, regions as a drawing of their boxes, texts.
+contact sheet: frames, regions as a drawing of their boxes, texts. With --captions the
+captions of the split as a COCO file, for the official program.
 
 A sample is read without TensorFlow. With --task the lengths are exact, of all records
 that the task's filters pass.
 """
 
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from vlp_jax import errors, resolve
 
 SAMPLE = 2000  # records whose lengths are looked at
 MOST = 50_000  # rows that the ladder and packing are tried on
+CAPTIONS = "caption/text"  # the list of a record
 _BARS = 12  # of the histogram
 _WIDTH = 40  # of a bar, in letters
 
@@ -44,6 +47,36 @@ def record(table: index.Table, k: int) -> tuple[dict, dict]:
       ) from None
 
 
+def captions(dir, split: str) -> dict[int, list[str]]:
+  """{number of the record: its captions, as they were prepared}.
+
+  The number is what tasks call `relevance`. Records without captions are left out, and
+  damaged ones, which evaluation leaves out too.
+  Raises: UserError if the split has no captions.
+  """
+  table, found = index.load(dir, split), {}
+  for k in range(len(table)):
+    try:
+      _, lists = record(table, k)
+    except errors.UserError:
+      continue
+    texts = [step[0].decode("utf-8", "replace") for step in lists.get(CAPTIONS, ())]
+    if texts:
+      found[k] = texts
+  if not found:
+    raise errors.UserError(f"{dir} ({split}) holds no captions ({CAPTIONS}).")
+  return found
+
+
+def coco(found: Mapping[int, list[str]]) -> dict:
+  """The captions of `captions` in the form of COCO's caption files."""
+  rows = [{"image_id": k, "caption": t} for k, texts in found.items() for t in texts]
+  return {
+    "images": [{"id": k} for k in found],
+    "annotations": [{"id": n, **row} for n, row in enumerate(rows)],
+  }
+
+
 def vocabulary(dir, info: Mapping, file: str = ""):
   """The data set's own vocabulary, that of `file`, or None."""
   given = dict(info.get("vocab") or {})
@@ -65,7 +98,7 @@ def _sizes(context, lists, vocab) -> dict[str, int]:
       stream = name.removesuffix("/dim")
       out[stream] = int(context[f"{stream}/num"][0])
   for name, steps in lists.items():
-    if name in ("video/frames", "narration/text", "caption/text"):
+    if name in ("video/frames", "narration/text", CAPTIONS):
       out[name.replace("/", " ")] = len(steps)
   return out
 
@@ -207,6 +240,7 @@ def _run(argv) -> int:
   add("--max_rungs", type=int, default=8, help="of the ladder (8)")
   add("--pack", type=int, default=256, help="length of packed rows (256)")
   add("--html", default="", help="write a page with a contact sheet to this file")
+  add("--captions", default="", help="write the split's captions to this COCO file")
   add("--examples", type=int, default=12, help="examples on the page (12)")
   given = parser.parse_args(argv)
   info = index.read_info(given.dir)
@@ -239,6 +273,10 @@ def _run(argv) -> int:
     page = contact_sheet.page(facts, rows, lines, split, shown, info.get("classes", {}))
     pathlib.Path(given.html).write_text(page, encoding="utf-8")
     print(f"wrote {given.html}")
+  if given.captions:
+    text = json.dumps(coco(captions(given.dir, split)), ensure_ascii=False)
+    pathlib.Path(given.captions).write_text(text, encoding="utf-8")
+    print(f"wrote {given.captions}")
   return 0
 
 

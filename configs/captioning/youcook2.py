@@ -11,6 +11,8 @@ Data:     S3D of MIL-NCE at 1/s, the first 96 of a segment; 128 word pieces. 9,7
           `:variant=videobert` reads data/youcook2_videobert, prepared likewise of what
           `caption_features` of a VideoBERT gives (2 x 1,024; `s3d`: 3 x 1,024, "+S3D"
           in the table); the maximum over a segment's rows is its one vector.
+Metrics:  UniVL's are nlg-eval's, on references that went through the tokeniser; those
+          of `videobert` the COCO tools', on the annotated sentences.
 Cost:     16 captions a step and five epochs: minutes on one accelerator.
 Paper:    UniVL, pretrained on HowTo100M, video alone: BLEU-4 11.17, METEOR 17.69,
           ROUGE-L 40.49, CIDEr 1.2725 (whitespace tokens); UniViLM without pretraining
@@ -44,8 +46,9 @@ def get_config(arg=None):
   c.input.update(rows=rows, unit="clip" if published else "seconds", max_words=128)
   c.input.max_seconds = 96
   test = dict(split="val")
-  tokens = "ptb" if published else "whitespace"
-  scored = dict(stream="text", item="relevance", tokenizer=tokens)
+  scored = dict(stream="text", item="relevance", tokenizer="whitespace")
+  if published:  # the COCO tools on captions as they were written
+    scored = dict(references=f"{at}/val", item="relevance", tokenizer="ptb", join=True)
   c.evals = dict(
     loss=dict(evaluator="loss", batches=test),
     caption=dict(evaluator="caption", batches=test, **scored),
@@ -76,4 +79,7 @@ def get_config(arg=None):
     for entry in (c.evals.loss, c.evals.caption):
       entry.batches.split = "test"
     c.evals.copied.test.split = "test"
+    if published:
+      for entry in (c.evals.caption, c.evals.copied):
+        entry.references = "synthetic/clip_features/test"
   return c

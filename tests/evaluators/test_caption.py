@@ -1,11 +1,15 @@
 """The caption evaluator on a model that recites, and its files."""
 
+import contextlib
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines import index, inspect, records
+from data_pipelines.vocabularies import wordpiece
+from tests import helpers
 from vlp_jax import vocab
 from vlp_jax.errors import UserError
 from vlp_jax.evaluators import caption, caption_scores
@@ -130,6 +134,164 @@ def test_bad_files_and_keywords(tmp_path):
   )
   with pytest.raises(KeyError, match="caption_ids"):
     dict(evaluator.run(jnp.zeros((5, LENGTH), jnp.int32)))
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    [{"image_id": 0, "caption": "a"}, {"image_id": 1, "caption": "b"}],
+    {
+      "annotations": [
+        {"image_id": "0", "caption": "a"},
+        {"image_id": 1, "caption": "b"},
+      ]
+    },
+    {"0": ["a"], "1": "b"},
+  ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_forms_of_reference_files(tmp_path, given, mark):
+  file = tmp_path / "refs.json"
+  file.write_text(mark + json.dumps(given), encoding="utf-8")
+  assert caption.read_references(str(file)) == {0: ["a"], 1: ["b"]}
+
+
+@pytest.mark.parametrize(
+  ("given", "match"),
+  [
+    ({"annotations": [{"image_id": 3, "caption": None}]}, "item 3 .*None"),
+    ({"3": ["a", None]}, r"item 3\[1\] is None"),
+    ({"3": None}, "item 3 is None"),
+    ([{"image_id": "x.png", "caption": "a"}], "'x.png'; ids must be integers"),
+    ([{"image_id": 1.5, "caption": "a"}], "1.5; ids must be integers"),
+    ({"images": []}, "'images'; ids must be integers"),
+    (7, "COCO caption file"),
+  ],
+)
+def test_references_that_are_none_are_named(tmp_path, given, match):
+  file = tmp_path / "refs.json"
+  file.write_text(json.dumps(given))
+  with pytest.raises(UserError, match=match):
+    caption.read_references(str(file))
+
+
+def test_references_in_memory_are_checked_too():
+  assert caption.read_references({np.int32(4): "a", "5": ("b",)}) == {
+    4: ["a"],
+    5: ["b"],
+  }
+  with pytest.raises(UserError, match="item 0 is None"):
+    caption.read_references({0: None})
+  with pytest.raises(UserError, match="True; ids must be integers"):
+    caption.read_references({True: "a"})
+
+
+def test_a_file_with_names_for_ids():
+  at = helpers.shared("data/metrics/abstract48S_refs.json")
+  with pytest.raises(UserError, match=r"'Seed7K_223_2\.png'; ids must be integers"):
+    caption.read_references(str(at))
+
+
+RAW = [
+  "Add 1 1/2 cups well-cooked rice; don't stir at 3.5 minutes",
+  "",  # a record without captions
+  "pour 1,000 ml of water in, it's at 12:30 and the cook's knife / fork",
+  "cut the half-done dough into 2 1/2-inch pieces, then chill",
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  at = tmp_path_factory.mktemp("prepared")
+  with index.ShardWriter(at, "val", 1, columns=("num_captions",)) as writer:
+    for text in RAW:
+      lists = {"caption/text": [text] if text else []}
+      columns = {"num_captions": len(lists["caption/text"])}
+      writer.write(0, records.encode({"key": "x"}, lists), **columns)
+  index.write_info(at, {"name": "few", "kind": "clip_features", "splits": ["val"]})
+  return at
+
+
+def recite(rows, **hyper):
+  """The scores of RAW as a model writes it in word pieces; records number the rows."""
+  words = wordpiece.learn(RAW, size=200, min_count=1)
+  spec = words.spec
+  written = [[*words.encode(RAW[r]), spec.sep_id] for r in rows]
+  width = max(map(len, written))
+  table = np.array([w + [spec.pad_id] * (width - len(w)) for w in written], np.int32)
+  batch = {
+    "example_id": jnp.arange(len(rows)),
+    "relevance": jnp.array(rows),
+    "example_mask": jnp.ones(len(rows), bool),
+    "text_ids": jnp.asarray(table),
+    "text_mask": jnp.asarray(table != spec.pad_id),
+  }
+  evaluator = caption.Evaluator(apply, [batch], tokeniser=words, **hyper)
+  return dict(evaluator.run(jnp.asarray(table))), evaluator
+
+
+def test_references_of_a_prepared_set_are_raw(prepared):
+  rows, given = [0, 2, 3], dict(references=f"{prepared}/val", item="relevance")
+  found, evaluator = recite(rows, **given, join=True)
+  # Case and the freestanding slash apart, it is the text as it was written.
+  raw = [RAW[r] for r in rows]
+  hyps = [text.lower().replace(" / ", "/") for text in raw]
+  want = caption_scores.score([[text] for text in raw], hyps)
+  for name in ("bleu4", "cider_d", "rouge_l"):
+    assert found[name].value == pytest.approx(want[name].value, abs=1e-12)
+  assert [e["references"] for e in evaluator.examples] == [[text] for text in raw]
+  assert [e["image_id"] for e in evaluator.examples] == rows
+  apart, _ = recite(rows, **given)
+  assert apart["cider_d"].value < found["cider_d"].value - 1
+  with pytest.raises(UserError, match="item='relevance'"):
+    recite(rows, references=f"{prepared}/val")
+  with pytest.raises(UserError, match=r"1 items have no reference, first \[1\]"):
+    recite([0, 1], **given)
+  with pytest.raises(UserError, match="Known: val"):
+    recite(rows, references=f"{prepared}/test", item="relevance")
+  with pytest.raises(UserError, match=r"data/mine/val"):
+    recite(rows, references=str(prepared), item="relevance")
+
+
+def test_the_captions_of_a_prepared_set_as_a_file(prepared, tmp_path, capsys):
+  file = tmp_path / "refs.json"
+  assert inspect.main([str(prepared), "--split=val", f"--captions={file}"]) == 0
+  assert "wrote" in capsys.readouterr().out
+  want = {r: [RAW[r]] for r in (0, 2, 3)}
+  assert caption.read_references(str(file)) == want
+  told = json.loads(file.read_text(encoding="utf-8"))
+  assert told["images"] == [{"id": r} for r in want]
+  assert [row["id"] for row in told["annotations"]] == [0, 1, 2]
+  with contextlib.suppress(ImportError):
+    from pycocotools import coco
+
+    assert coco.COCO(file).imgToAnns[2][0]["caption"] == RAW[2]
+
+
+def test_a_damaged_record_costs_its_references_alone(prepared, tmp_path):
+  for path in prepared.iterdir():
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  (shard,) = tmp_path.glob("*.tfrecord")
+  data = bytearray(shard.read_bytes())
+  data[int(index.load(tmp_path, "val").offset[2]) + 20] ^= 1
+  shard.write_bytes(data)
+  assert sorted(inspect.captions(tmp_path, "val")) == [0, 3]
+
+
+def test_joined_leaves_other_signs_alone():
+  same = [
+    "a , b",
+    "the dogs ' toys",
+    "1 , 2 and 3",
+    "end . next",
+    "a -- b",
+    "x : y",
+    "/",
+  ]
+  assert [caption.joined(text) for text in same] == same
+  assert caption.joined("mother - in - law ' s 1 1 / 2 2 - 3") == (
+    "mother-in-law's 1 1/2 2-3"
+  )
 
 
 def test_meteor_is_asked_for_by_name(monkeypatch):

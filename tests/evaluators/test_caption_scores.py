@@ -50,6 +50,13 @@ apple., x wash. Wash. x => apple. x wash wash. x
 '80s '90 5'10 6'2" 2-inch 1/2-inch => '80s '90 5 '10 6 2 2-inch 1/2-inch
 a--b ----- naïve 中文 t-shirt. => a b ----- naïve 中文 t-shirt
 <b>bold</b> C++ _x_ @@ ## => <b> bold </b> c++ _ x _ @@ ##
+’tis ’twas 'tis 'twasn't ’tisn’t don‘t => tis twas 't is 't was n't tis n't do n`t
+¥100 €5 ¤5 ₹500 ⅛ tsp ⅓ cup 5¢ => ¥ 100 $ 5 $ 5 500 ⅛ tsp 1/3 cup 5 cents
+a#b a# g#m C# F# c#m #a#b => a #b a # g #m c# f# c# m #a #b
+<a href=x> <br/> <a@b.com> >.< >_< => < a href = x > <br/> <a@b.com> > < >_<
+Ⅳ a Ⅳ. ‐ a‐b ‑ ‼ 「x」 x❤️y 👍🏽 x❶y => a a‐b x x ❤ y x ❶ y
+5.x 1.2.x 5.x, 5.xy v5.x 1/2x 2½ => 5.x 1.2.x 5.x 5 xy v5.x 1/2x 2 1/2
+J. The. J. The x vs. J. He's => j. the j the x vs. j. he 's
 """.replace("\\\n", "")
 REFS = [
   ["Add the chopped onions to the pan.", "A man adds onions (red ones) to a hot pan!"],
@@ -99,6 +106,8 @@ def test_tokens_of_odd_captions():
   assert ptb.tokens("") == ptb.tokens(" \t ") == ptb.tokens("...") == []
   assert ptb.tokens("a\nman\r\nruns") == ["a", "man", "runs"]
   assert ptb.tokens("a\u00a0man\u200b 😀") == ["a", "man"]
+  assert ptb.tokens("a\x93man\x94 \x9d\x01\ufffd") == ["a", "man"]
+  assert ptb.tokens("<a href='x'>1 1/2") == ["<a\u00a0href='x'>", "1\u00a01/2"]
   assert ptb.tokens("x" * 100_000) == ["x" * 100_000]
 
 
@@ -111,6 +120,27 @@ def test_five_captions_score_as_published():
   np.testing.assert_allclose(
     found["bleu1"].each, [0.67032, 0.75148, 0.8, 0.6192, 0.00674], atol=1e-5
   )
+
+
+def test_mixed_fractions_are_one_token_in_rouge_and_two_in_bleu_and_cider():
+  """Values of pycocoevalcap 1.2 with its own tokeniser."""
+  refs = [
+    ["add 1 1/2 cups of flour to the bowl"],
+    ["cut the onion into 1/2 inch pieces"],
+    ["pour 2 1/2 cups water in"],
+  ]
+  hyps = ["add 1 1/2 cups of flour", "cut the onion", "pour 2 1/2 cups of water"]
+  found = caption_scores.score(refs, hyps)
+  want = dict(bleu1=0.58528, bleu4=0.49973, cider_d=5.10372, rouge_l=0.69938)
+  for name, value in want.items():
+    assert found[name].value == pytest.approx(value, abs=5e-6)
+
+
+def test_two_blanks_part_an_empty_word_in_rouge():
+  refs, hyps = [["a man  runs", "x"], ["b c"]], ["a man runs  fast", "b c d"]
+  found = caption_scores.score(refs, hyps, tokenizer="whitespace")
+  assert found["rouge_l"].value == pytest.approx(0.7551, abs=5e-5)
+  assert found["bleu1"].value == pytest.approx(5 / 7, abs=1e-6)
 
 
 def scenes():
@@ -186,6 +216,21 @@ def test_empty_captions_and_missing_references():
     caption_scores.score([["a"]], ["a"], tokenizer="ptbb")
 
 
+def test_what_is_no_caption_is_named():
+  with pytest.raises(UserError, match=r"references\[0\] is 'a b'"):
+    caption_scores.score(["a b"], ["a b"])
+  with pytest.raises(UserError, match=r"references\[1\]\[2\] is None"):
+    caption_scores.score([["a"], ["a", "b", None]], ["a", "b"])
+  with pytest.raises(UserError, match=r"hypotheses\[1\] is None"):
+    caption_scores.score([["a"], ["b"]], ["a", None])
+  with pytest.raises(UserError, match="hypotheses is 'ab'"):
+    caption_scores.score([["a"], ["b"]], "ab")
+  with pytest.raises(ValueError, match=r"item 1 .* tokens"):
+    caption_scores.of_tokens([[["a"]], [["b"]]], [["a"], "b"])
+  with pytest.raises(ValueError, match=r"item 0 .* tokens"):
+    caption_scores.of_tokens([["a b"]], [["a", "b"]])
+
+
 def test_meteor_is_the_program_or_nothing(monkeypatch, tmp_path):
   monkeypatch.setenv("PATH", str(tmp_path))
   assert "java" in meteor.missing()
@@ -210,10 +255,10 @@ def test_the_scorers_of_pycocoevalcap():
   cider = pytest.importorskip("pycocoevalcap.cider.cider")
   rouge = pytest.importorskip("pycocoevalcap.rouge.rouge")
   rng = np.random.default_rng(3)
-  words = np.array(["the", "a", "man", "dog", "runs", "sits", "on", "red", ","])
-  draw = lambda: " ".join(words[rng.integers(0, 9, rng.integers(1, 12))])
-  refs = {i: [draw() for _ in range(1 + i % 3)] for i in range(25)}
-  hyps = {i: [draw()] for i in range(25)}
+  words = ["the", "a", "man", "dog", "runs", "on", ",", "1\u00a01/2", "", "x\ty"]
+  draw = lambda: " ".join(rng.choice(words, rng.integers(1, 12)).tolist())
+  refs = {i: [draw() for _ in range(1 + i % 3)] for i in range(60)}
+  hyps = {i: [draw()] for i in range(60)}
   found = caption_scores.score(
     list(refs.values()), [h[0] for h in hyps.values()], tokenizer="whitespace"
   )

@@ -1,12 +1,13 @@
 """Captions that a model writes, scored as the COCO tools do, and the official file.
 
 The model's `decode` gives token ids; `tokeniser.decode` makes words of them. References
-are those of a file, or of the batches. Metrics: BLEU-1..4, ROUGE-L and CIDEr-D of
-`caption_scores` (fractions: papers print some of them times 100), METEOR where its
-program is.
+are those of a file, of a prepared data set as they were written, or of the batches.
+Metrics: BLEU-1..4, ROUGE-L and CIDEr-D of `caption_scores` (fractions: papers print
+some of them times 100), METEOR where its program is.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,10 +16,15 @@ from etils import epath
 from vlp_jax.errors import UserError
 from vlp_jax.evaluators import caption_scores, collect, meteor
 from vlp_jax.metrics import Result
-from vlp_jax.resolve import nearest
+from vlp_jax.resolve import module, nearest
 
 METRICS = ("bleu", "rouge_l", "cider_d")
 _KEYS = {"caption": "caption_ids", "text": "text_ids", "narration": "narration_ids"}
+# Where WordPiece parts what captions write together: "1 / 2", "3 . 5", "don ' t".
+_PARTED = re.compile(
+  r"(?<=\w) [-/] (?=\w)|(?<=\d) [.:] (?=\d)|(?<=\d) , (?=\d{3}\b)"
+  r"|(?<=\w) ['’] (?=(?:s|t|re|ve|ll|d|m)\b)"
+)
 
 
 class Evaluator:
@@ -35,14 +41,16 @@ class Evaluator:
     batches: re-iterable.
     tokeniser: of `data_pipelines.vocabularies`: `decode(ids) -> str`, and `spec`, whose
       special ids are left out and whose `sep_id` ends a caption.
-    references: path of a COCO caption file {"annotations": [{"image_id", "caption"}]},
-      or {image_id: [captions]}; "" takes those of the batches, through the tokeniser
-      (`stream` says which: [B, L] ids, or [B, K, L]).
+    references: see `read_references`; those of a prepared data set need items that are
+      numbered by record, as `relevance` is. "" takes those of the batches, through the
+      tokeniser (`stream` says which: [B, L] ids, or [B, K, L]).
     method, output: what writes, and the ids [B, L] among its outputs; a mask
       `<stem>_mask` [B, L] beside them is obeyed.
     item: the key that numbers the items; "" as above.
     metrics: of "bleu", "rouge_l", "cider_d", "meteor".
     tokenizer: "ptb" as the COCO tools, or "whitespace" as nlg-eval.
+    join: `joined` mends what the tokeniser gives: for WordPiece before "ptb", which
+      else finds "1 / 2" where a raw reference says "1/2".
     predictions: path of the results file to write, [{"image_id", "caption"}].
 
   After `run`, `predictions_made` is the list of the official file and `examples` shows
@@ -62,6 +70,7 @@ class Evaluator:
     item: str = "",
     metrics: tuple[str, ...] = METRICS,
     tokenizer: str = "ptb",
+    join: bool = False,
     predictions: str = "",
     num_examples: int = 8,
   ):
@@ -75,6 +84,7 @@ class Evaluator:
     caption_scores.tokenise((), tokenizer)
     self.batches, self.tokeniser, self.metrics = batches, tokeniser, tuple(metrics)
     self.tokenizer, self.file, self.num_examples = tokenizer, predictions, num_examples
+    self.join, self.by_record = join, _prepared(references) is not None
     self.references = read_references(references) if references else None
     self.predictions_made, self.examples = [], []
     mask = f"{output.removesuffix('_ids')}_mask"
@@ -103,6 +113,11 @@ class Evaluator:
     """Every metric; chance is the score of the same captions dealt to other items."""
     out = self.forward(variables, self.batches)
     item = out[self.item] if self.item else out.get("group_id", out.get("example_id"))
+    if self.by_record and not self.item and "group_id" not in out:
+      raise UserError(
+        "references of a prepared data set are numbered by record, the rows are not; "
+        "set item='relevance'."
+      )
     items, first = _firsts(item)
     written = [self._text(out, "written", i) for i in first]
     references = self._references(out, item, items)
@@ -156,15 +171,16 @@ class Evaluator:
       ids = ids[1:]
     if spec.sep_id >= 0 and spec.sep_id in ids:
       ids = ids[: ids.index(spec.sep_id)]
-    return self.tokeniser.decode([i for i in ids if i not in spec.special_ids])
+    text = self.tokeniser.decode([i for i in ids if i not in spec.special_ids])
+    return joined(text) if self.join else text
 
   def _references(self, out, item, items):
     if self.references is not None:
       lacking = [int(i) for i in items if not self.references.get(int(i))]
       if lacking:
         raise UserError(
-          f"{len(lacking)} items have no reference in the file, first {lacking[:5]}; "
-          f"it has {len(self.references)} items, as {list(self.references)[:5]}."
+          f"{len(lacking)} items have no reference, first {lacking[:5]}; there are "
+          f"references of {len(self.references)}, as {list(self.references)[:5]}."
         )
       return [self.references[int(i)] for i in items]
     if "reference_ids" not in out or "reference_mask" not in out:
@@ -190,20 +206,45 @@ def _firsts(item):
   return items[order], first[order]
 
 
-def read_references(given: str | Mapping) -> dict[int, list[str]]:
-  """References by item, of a COCO caption file or a mapping.
+def joined(text: str) -> str:
+  """The text with the signs inside words and numbers put back into them.
 
-  Raises: UserError if the file is missing, not UTF-8, no JSON, or of another form.
+  "1 / 2", "3 . 5", "1 , 000", "don ' t" and "well - cooked" lose their blanks. BERT's
+  splitting leaves no trace of how they were written: a dash between two words is taken
+  for a hyphen.
+  """
+  return _PARTED.sub(lambda match: match[0].strip(), text)
+
+
+def read_references(given: str | Mapping) -> dict[int, list[str]]:
+  """References by item.
+
+  Args:
+    given: path of a COCO caption file, {"annotations": [{"image_id", "caption"}]} or
+      the list alone, or of a JSON file {image_id: [captions]}; or DIR/SPLIT of a
+      prepared data set, whose items are the numbers of records; or a mapping
+      {image_id: [captions]}. One caption may stand for its list; an id may be a string
+      of digits, as in the keys of JSON.
+  Raises: UserError if the file is missing, not UTF-8, no JSON, or of another form; for
+    an id that is no integer, or a caption that is no string.
   """
   if isinstance(given, Mapping):
-    return {int(k): [v] if isinstance(v, str) else list(v) for k, v in given.items()}
+    return _by_item(given.items(), "references")
+  if (prepared := _prepared(given)) is not None:
+    return module("data_pipelines", "inspect").captions(*prepared)
   path = epath.Path(given)
   if not path.is_file():
-    raise UserError(f"references {path} are missing; give a COCO caption file.")
+    raise UserError(
+      f"references {path} are missing; give a COCO caption file, or the directory and "
+      "split of a prepared data set, as data/mine/val."
+    )
   try:
-    rows = json.loads(path.read_bytes().decode("utf-8"))
-    rows = rows["annotations"] if isinstance(rows, Mapping) else rows
-    pairs = [(int(row["image_id"]), str(row["caption"])) for row in rows]
+    rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+    if isinstance(rows, Mapping) and "annotations" not in rows:
+      pairs = rows.items()
+    else:
+      rows = rows["annotations"] if isinstance(rows, Mapping) else rows
+      pairs = [(row["image_id"], row["caption"]) for row in rows]
   except UnicodeDecodeError as error:
     raise UserError(
       f"{path} is not UTF-8 (byte {error.start}); convert it: iconv -t utf-8."
@@ -211,11 +252,33 @@ def read_references(given: str | Mapping) -> dict[int, list[str]]:
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(
       f"{path} is no COCO caption file, {{'annotations': [{{'image_id': int, "
-      f"'caption': str}}]}}: {error}."
+      f"'caption': str}}]}}, nor {{image_id: [captions]}}: {error}."
     ) from None
+  return _by_item(pairs, str(path))
+
+
+def _prepared(references) -> tuple[epath.Path, str] | None:
+  """(directory, split) if that is what the references are."""
+  if not isinstance(references, str) or not references:
+    return None
+  path = epath.Path(references)
+  holds = (path.parent / "dataset_info.json").is_file() and not path.is_file()
+  return (path.parent, path.name) if holds else None
+
+
+def _by_item(pairs: Iterable[tuple], what: str) -> dict[int, list[str]]:
+  """Captions by number of (id, caption or captions), all checked."""
   found = {}
-  for item, caption in pairs:
-    found.setdefault(item, []).append(caption)
+  for item, captions in pairs:
+    whole = isinstance(item, int | np.integer) and not isinstance(item, bool)
+    if not whole and not (isinstance(item, str) and re.fullmatch("[0-9]+", item)):
+      raise UserError(
+        f"{what}: image_id {item!r}; ids must be integers, as the batches number their "
+        "items (group_id, relevance or example_id)."
+      )
+    captions = [captions] if isinstance(captions, str) else captions
+    caption_scores.check(captions, f"{what}: the captions of item {item}")
+    found.setdefault(int(item), []).extend(captions)
   return found
 
 

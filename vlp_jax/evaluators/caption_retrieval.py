@@ -61,6 +61,7 @@ class Evaluator:
     item: str = "",
     metrics: tuple[str, ...] = caption.METRICS,
     tokenizer: str = "ptb",
+    join: bool = False,
     predictions: str = "",
   ):
     self.train = train
@@ -84,6 +85,7 @@ class Evaluator:
       item=item,
       metrics=metrics,
       tokenizer=tokenizer,
+      join=join,
       predictions=predictions,
     )
 

@@ -5,7 +5,11 @@ scores that papers print from it; METEOR is another program's (`evaluators.meteo
 BLEU is a figure of the whole set, ROUGE-L and CIDEr-D are means over items. All values
 are fractions: papers print BLEU and ROUGE-L times 100, CIDEr-D either way.
 
-An item is a hypothesis with its references, all lists of tokens (see `tokenise`).
+An item is a hypothesis with its references, all lists of tokens (see `tokenise`). The
+published scorers take them joined by blanks and part them anew, each in its own way:
+BLEU and CIDEr at blanks of any kind, so that the "1\\xa01/2" of the PTB tokeniser is
+two words there, ROUGE at single blanks, so that it is one, and two blanks in a row have
+an empty word between them.
 """
 
 import collections
@@ -35,7 +39,7 @@ class Score(NamedTuple):
 
 
 def _whitespace(caption: str) -> list[str]:
-  return caption.split()
+  return caption.split(" ")
 
 
 def _alphanumeric(caption: str) -> list[str]:
@@ -50,10 +54,25 @@ TOKENISERS: dict[str, Callable[[str], list[str]]] = {
 }
 
 
-def tokenise(captions: Sequence[str], tokenizer: str = "ptb") -> list[list[str]]:
-  """Tokens of each caption. Raises: UserError for an unknown tokenizer."""
+def check(captions: Sequence[str], what: str) -> None:
+  """Raises: UserError that names the first of `captions` that is no string, or them."""
+  if isinstance(captions, str) or not isinstance(captions, Sequence):
+    raise UserError(f"{what} is {captions!r}; it must be a list of captions.")
+  for k, caption in enumerate(captions):
+    if not isinstance(caption, str):
+      raise UserError(f"{what}[{k}] is {caption!r}; a caption is a string.")
+
+
+def tokenise(
+  captions: Sequence[str], tokenizer: str = "ptb", *, what: str = "captions"
+) -> list[list[str]]:
+  """Tokens of each caption.
+
+  Raises: UserError for an unknown tokenizer, or what is no list of strings, as `what`.
+  """
   if tokenizer not in TOKENISERS:
     raise UserError(f"tokenizer={tokenizer!r}.{nearest(tokenizer, TOKENISERS)}")
+  check(captions, what)
   return [TOKENISERS[tokenizer](caption) for caption in captions]
 
 
@@ -63,24 +82,42 @@ def score(
   *,
   tokenizer: str = "ptb",
 ) -> dict[str, Score]:
-  """bleu1 to bleu4, rouge_l, cider_d of captions as strings; one hypothesis an item."""
-  refs = [tokenise(item, tokenizer) for item in references]
-  return of_tokens(refs, tokenise(hypotheses, tokenizer))
+  """bleu1 to bleu4, rouge_l, cider_d of captions as strings; one hypothesis an item.
+
+  Raises: UserError if an item's references are no list of strings, or a hypothesis is
+    no string.
+  """
+  refs = [
+    tokenise(item, tokenizer, what=f"references[{i}]")
+    for i, item in enumerate(references)
+  ]
+  return of_tokens(refs, tokenise(hypotheses, tokenizer, what="hypotheses"))
 
 
 def of_tokens(
   references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]
 ) -> dict[str, Score]:
-  """The same of tokens. Raises: ValueError if an item has no reference."""
+  """The same of tokens.
+
+  Raises: ValueError if an item has no reference, or is not cut into tokens.
+  """
   if len(references) != len(hypotheses) or not len(hypotheses):
     raise ValueError(f"{len(references)} items with {len(hypotheses)} hypotheses.")
   bare = [i for i, item in enumerate(references) if not len(item)]
   if bare:
     raise ValueError(f"{len(bare)} items have no reference, first {bare[:5]}.")
+  for i, item in enumerate(zip(references, hypotheses, strict=True)):
+    if isinstance(item[1], str) or any(isinstance(ref, str) for ref in item[0]):
+      raise ValueError(f"item {i} is {item}; it must be of tokens, see `tokenise`.")
   out = {f"bleu{n}": s for n, s in enumerate(bleu(references, hypotheses), 1)}
   out["rouge_l"] = rouge_l(references, hypotheses)
   out["cider_d"] = cider_d(references, hypotheses)
   return out
+
+
+def words(tokens: Tokens) -> list[str]:
+  """The tokens as BLEU and CIDEr part them: none is empty or has a blank inside."""
+  return " ".join(tokens).split()
 
 
 def ngrams(tokens: Tokens) -> collections.Counter:
@@ -104,7 +141,7 @@ def bleu(
   """
   counts = np.zeros((len(hypotheses), 2 * ORDERS + 2))  # matches, guesses, lengths
   for row, refs, hyp in zip(counts, references, hypotheses, strict=True):
-    most = collections.Counter()
+    refs, hyp, most = [*map(words, refs)], words(hyp), collections.Counter()
     for ref in refs:
       most |= ngrams(ref)
     for gram, count in ngrams(hyp).items():
@@ -166,7 +203,7 @@ def cider_d(
   references hold w, so the value depends on the set, and is 0 for a single item.
   Lengths are numbers of bigrams. Source: Vedantam et al. 2015, arXiv 1411.5726.
   """
-  counted = [[ngrams(ref) for ref in refs] for refs in references]
+  counted = [[ngrams(words(ref)) for ref in refs] for refs in references]
   frequency = collections.Counter(w for refs in counted for w in set().union(*refs))
   log_n = math.log(len(hypotheses))
   idf = lambda w: log_n - math.log(max(1, frequency[w]))
@@ -182,7 +219,7 @@ def cider_d(
 
   each = []
   for refs, hyp in zip(counted, hypotheses, strict=True):
-    mine, total = vector(ngrams(hyp)), 0.0
+    mine, total = vector(ngrams(words(hyp))), 0.0
     for ref in refs:
       theirs = vector(ref)
       penalty = math.exp(-((mine[2] - theirs[2]) ** 2) / (2 * _SIGMA**2))

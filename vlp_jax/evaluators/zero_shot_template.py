@@ -126,7 +126,9 @@ class Evaluator:
 def _ids(tokens, vocab) -> dict[str, int]:
   """{token: id} of a vocabulary file or of a list of tokens."""
   if isinstance(tokens, str):
-    tokens = pathlib.Path(tokens).read_text(encoding="utf-8").splitlines()
+    # Not `splitlines`: U+0085 and U+2028 are tokens, or parts of tokens.
+    text = pathlib.Path(tokens).read_text(encoding="utf-8")
+    tokens = text.removesuffix("\n").split("\n")
   if len(tokens) != vocab.size:
     raise ValueError(f"{len(tokens)} tokens for a vocabulary of {vocab.size}.")
   return {token: i for i, token in enumerate(tokens)}
