@@ -177,7 +177,7 @@ def _words(splits, vocab_file):
   texts = [
     text
     for row in splits.get("train", ())
-    for text in (*row.captions, *(s.text for s in row.said))
+    for text in (*row.captions, *(s.text for s in subtitles.timed(row)))
     if narrated.text_of(text)
   ]
   return vocabularies.learn("words", texts) if texts else None

@@ -172,17 +172,10 @@ def _words(splits, vocab, vocab_file):
   texts = [
     text
     for row in splits.get("train", ())
-    for text in (*row.captions, *(s.text for s in _timed(row)))
+    for text in (*row.captions, *(s.text for s in subtitles.timed(row)))
     if narrated_reader.text_of(text)
   ]
   return vocabularies.learn(vocab, texts) if texts else None
-
-
-def _timed(row):
-  try:
-    return (*row.said, *(subtitles.read(row.subtitles)[0] if row.subtitles else ()))
-  except ValueError:
-    return row.said  # its clip goes to quarantine
 
 
 class _Clip(NamedTuple):

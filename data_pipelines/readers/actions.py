@@ -42,7 +42,7 @@ def _number(split_number) -> int:
 
 def hmdb51(source, *, split_number: int = 1) -> list[ClipRow]:
   """Rows of train and test; what a split leaves out is left out."""
-  source, k = pathlib.Path(source), _number(split_number)
+  source, k, rows = pathlib.Path(source), _number(split_number), []
   lists = sorted(source.glob(f"*_test_split{k}.txt")) if source.is_dir() else []
   if lists:
     given = [
@@ -53,11 +53,13 @@ def hmdb51(source, *, split_number: int = 1) -> list[ClipRow]:
     ]
   else:
     at = tables.first(source, "hmdb51*.csv")
-    given = [
-      (row["video_id"], row["label"].removesuffix("_test"), row[f"split{k}"])
-      for _, row in tables.rows(at, ("video_id", "label", f"split{k}"))
-    ]
-  rows = []
+    given = []
+    for line, row in tables.rows(at, ("video_id", "label", f"split{k}")):
+      if isinstance(row, Exception):
+        rows.append(bad(f"{at.name}:{line}", row))
+        continue
+      name = row["label"].removesuffix("_test")
+      given.append((row["video_id"], name, row[f"split{k}"]))
   for video, name, value in given:
     split = _HMDB.get(value.strip())
     if split is None:
@@ -101,11 +103,14 @@ def kinetics(source, *, split: str = "") -> list[ClipRow]:
   at = tables.first(source, "*.csv")
   rows = []
   for line, row in tables.rows(at, ("youtube_id", "time_start", "time_end")):
-    own = split or row.get("split") or tables.split_of(at)
-    own = _KINETICS.get(own, own)
+    own = split or tables.split_of(at)
     try:
+      if isinstance(row, Exception):
+        raise row
+      own = split or row.get("split") or own
+      own = _KINETICS.get(own, own)
       start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-    except (TypeError, ValueError) as error:
+    except (OverflowError, ValueError) as error:
       rows.append(bad(f"{at.name}:{line}", error, own))
       continue
     name, label = row["youtube_id"], row.get("label") or ""

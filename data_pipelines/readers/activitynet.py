@@ -30,7 +30,7 @@ def read(source, *, unit: str = "paragraph", split: str = "") -> list[ClipRow]:
     for video, about in tables.items(file):
       try:
         rows += _rows(video, about, split or tables.split_of(file), unit)
-      except (AttributeError, KeyError, TypeError, ValueError) as error:
+      except tables.WRONG as error:
         rows.append(bad(video, error, split or tables.split_of(file)))
   return rows
 

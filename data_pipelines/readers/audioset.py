@@ -63,9 +63,15 @@ def above(nodes: Mapping[str, Node], name: str) -> set[str]:
 
 
 def classes(path) -> dict[str, str]:
-  """Id -> display name of class_labels_indices.csv, in the order of the indices."""
-  rows = [row for _, row in tables.rows(path, ("index", "mid", "display_name"))]
-  rows.sort(key=lambda row: int(row["index"]))
+  """Id -> display name of class_labels_indices.csv, in the order of the indices.
+
+  Raises: UserError for a line without index, id and name.
+  """
+  rows = list(tables.sound(path, ("index", "mid", "display_name")))
+  try:
+    rows.sort(key=lambda row: int(row["index"]))
+  except ValueError as error:
+    raise errors.UserError(f"{path}: an index is no number: {error}.") from None
   return {row["mid"]: row["display_name"] for row in rows}
 
 
@@ -95,7 +101,7 @@ def read(source, *, whole: bool = False) -> list[ClipRow]:
     raise errors.UserError(f"{known} is missing; it numbers and names the classes.")
   names, rows = classes(known), []
   numbers = {mid: k for k, mid in enumerate(names)}
-  for line, row in tables.fields(tables.read(at), tight=True):
+  for line, row in tables.fields(at, tight=True):
     if row[0].startswith("#"):
       continue
     try:
@@ -118,12 +124,14 @@ def audiocaps(source, *, whole: bool = False) -> list[ClipRow]:
   split, rows = tables.split_of(at), {}
   for line, row in tables.rows(at, ("youtube_id", "start_time", "caption")):
     try:
+      if isinstance(row, Exception):
+        raise row
       video, start = row["youtube_id"], seconds(row["start_time"])
       piece = _piece(video, start, start + LENGTH_S, split, whole)
       before = rows.setdefault(piece.key, piece)
       rows[piece.key] = before._replace(
         captions=before.captions + tidy([row["caption"]])
       )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
       rows[f"{at.name}:{line}"] = bad(f"{at.name}:{line}", error, split)
   return list(rows.values())

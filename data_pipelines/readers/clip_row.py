@@ -11,6 +11,8 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_pipelines.readers import narrated
 
 NO_LABELS = types.MappingProxyType({})
@@ -103,6 +105,27 @@ def by_split(rows: Iterable[ClipRow]) -> dict[str, list[ClipRow]]:
   return splits
 
 
+def checked(row: ClipRow, number: int) -> ClipRow:
+  """The row, or an error row where a name or a text is empty or of another type.
+
+  Captions of another type stay: `narrated.captions` drops and counts them.
+
+  Args:
+    number: of the row, which tells one without a name.
+  """
+  if row.error:
+    return row
+  named = {"key": row.key, "media": row.media, "split": row.split}
+  wrong = [k for k, v in named.items() if not isinstance(v, str) or not v.strip()]
+  texts = [t for q, options, _ in row.choices for t in (q, *options)]
+  texts += [m.text for m in row.moments]
+  wrong += [f"text {t!r:.40}" for t in texts if not isinstance(t, str)]
+  if not wrong:
+    return row
+  split = "train" if "split" in wrong else row.split
+  return bad(f"row {number}", f"no {', '.join(wrong[:3])}", split)
+
+
 def names(rows: Sequence[ClipRow], label: str) -> list[str]:
   """The classes of a label in order of the alphabet."""
   return sorted({r.labels[label] for r in rows if label in r.labels})
@@ -117,9 +140,10 @@ def stretch(first, last) -> tuple[float, float]:
 def seconds(value) -> float:
   """Seconds of a number, "12.5", "[HH:]MM:SS(.|,)mmm" or LSMDC's "HH.MM.SS.mmm".
 
-  Raises: ValueError for anything else, negative or not finite.
+  Numbers may be numpy's.
+  Raises: ValueError or TypeError for anything else, negative or not finite.
   """
-  if isinstance(value, bool):
+  if isinstance(value, bool | np.bool_ | np.ndarray):
     raise ValueError(f"{value} is no time")
   if isinstance(value, str):
     text = value.strip().replace(",", ".")
@@ -129,7 +153,10 @@ def seconds(value) -> float:
     if len(parts) > 3:
       raise ValueError(f"{value!r} is no time")
     value = sum(p * 60**k for k, p in enumerate(reversed(parts)))
-  value = float(value)
+  try:
+    value = float(value)
+  except OverflowError:
+    raise ValueError("a time of over 300 digits") from None
   if not 0 <= value < math.inf:
     raise ValueError(f"time {value}")
   return value

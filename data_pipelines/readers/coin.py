@@ -25,7 +25,7 @@ def read(source) -> list[ClipRow]:
       for about in database.values()
       for a in about.get("annotation") or ()
     }
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     raise errors.UserError(
       f"{at} is no COIN json: {type(error).__name__} {error}."
     ) from None
@@ -39,7 +39,7 @@ def _row(video, about, classes, names) -> ClipRow:
   try:
     split = _SUBSETS.get(about["subset"], about["subset"])
     found = [(classes[int(a["id"])], *span(*a["segment"])) for a in about["annotation"]]
-  except (KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     return bad(video, error, split)
   return ClipRow(
     key=video,

@@ -70,8 +70,13 @@ def read(source) -> list[ClipRow]:
 
 
 def _videos(path) -> list[tuple[str, str]]:
-  lines = tables.fields(tables.read(path))
-  return [(row[0].strip(), row[1].strip()) for _, row in lines if len(row) > 1]
+  """(task, video) of each line; UserError for a line without both."""
+  found = []
+  for line, row in tables.fields(path):
+    if len(row) < 2 or not (row[0].strip() and row[1].strip()):
+      raise errors.UserError(f"{path}, line {line}: task and video are expected.")
+    found.append((row[0].strip(), row[1].strip()))
+  return found
 
 
 def _row(source, task, video, known, split) -> ClipRow:
@@ -101,7 +106,7 @@ def _spans(path, num: int) -> list[tuple[int, float, float]]:
   Raises: IndexError or ValueError for a line that is none.
   """
   found = []
-  for _, row in tables.fields(tables.read(path)) if path.is_file() else ():
+  for _, row in tables.fields(path) if path.is_file() else ():
     try:
       step, start, end = int(row[0]), seconds(row[1]), seconds(row[2])
       if not 1 <= step <= num or end < start:

@@ -36,6 +36,10 @@ def read(source, *, unit: str = "moment") -> list[ClipRow]:
 def _row(row, place, split) -> ClipRow:
   try:
     times = [(int(a), int(b)) for a, b in row["times"]]
+    if any(not 0 <= a <= b < WHOLE_S / SEGMENT_S for a, b in times):
+      raise ValueError(f"segments {times}")
+    if not all(isinstance(row[k], str) for k in ("video", "description")):
+      raise TypeError("video or description is no text")
     first, last = collections.Counter(times).most_common(1)[0][0]
     if not 0 <= first <= last < int(row["num_segments"]):
       raise ValueError(f"segments {first} to {last} of {row['num_segments']}")
@@ -49,7 +53,7 @@ def _row(row, place, split) -> ClipRow:
       labels={"times": [n for pair in times for n in pair]},
       group=row["video"],
     )
-  except (IndexError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     return bad(place, error, split)
 
 

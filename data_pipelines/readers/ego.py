@@ -101,10 +101,13 @@ def read(source, *, chunk_s: float = CHUNK_S, split: str = "train") -> list[Clip
   at = tables.first(source, "egoclip*.csv", "*.csv")
   rows = []
   for line, row in tables.rows(at, _COLUMNS, delimiter="\t"):
-    key = row.get("clip_idx") or str(line)
+    key = f"{at.name}:{line}"
     try:
+      if isinstance(row, Exception):
+        raise row
+      key = row.get("clip_idx") or str(line)
       rows.append(_row(key, row, split, chunk_s))
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, split))
   return rows
 
@@ -135,7 +138,7 @@ def _mcq(source, chunk_s):
       if not 0 <= answer < len(keys):
         raise ValueError(f"question {name}: answer {answer} of {len(keys)}")
       asked.append(Question(name, text, tuple(keys), answer, len(videos) == 1))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     raise errors.UserError(
       f"{at} is no EgoMCQ json: {type(error).__name__} {error}."
     ) from None
@@ -149,8 +152,11 @@ def epic(source) -> list[ClipRow]:
   needed += ("narration", "verb_class", "all_noun_classes")
   rows, split = [], tables.split_of(at)
   for line, row in tables.rows(at, needed):
-    key = row["narration_id"] or str(line)
+    key = f"{at.name}:{line}"
     try:
+      if isinstance(row, Exception):
+        raise row
+      key = row["narration_id"]
       start, end = span(row["start_timestamp"], row["stop_timestamp"])
       video, person = row["video_id"], row.get("participant_id", "")
       labels = {
@@ -170,7 +176,7 @@ def epic(source) -> list[ClipRow]:
           group=video,
         )
       )
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, split))
   return rows
 

@@ -25,7 +25,10 @@ def read(source, *, esc10: bool = False) -> list[ClipRow]:
   at = tables.first(source, *NAMES)
   rows, folds = [], {}
   needed = ("filename", "fold", "target", "category", "src_file")
-  for _, row in tables.rows(at, needed):
+  for line, row in tables.rows(at, needed):
+    if isinstance(row, Exception):
+      rows.append(bad(f"{at.name}:{line}", row, "all"))
+      continue
     if esc10 and row.get("esc10", "").lower() != "true":
       continue
     name, source_file = row["filename"], row["src_file"]

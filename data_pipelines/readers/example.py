@@ -7,6 +7,8 @@ from typing import NamedTuple
 from data_pipelines.readers import narrated, tables
 from vlp_jax import errors, resolve
 
+WRONG = tables.WRONG
+
 
 class Example(NamedTuple):
   """A caption, question, statement or expression; JSON-able.
@@ -39,7 +41,11 @@ def mistake(path, place, error) -> errors.UserError:
   return errors.UserError(f"{path}, {place}: not of this format ({reason}).")
 
 
-WRONG = (KeyError, TypeError, AttributeError, ValueError, IndexError)
+def listed(value, path, place) -> list:
+  """The value, if it is a list; else the `mistake` is raised."""
+  if not isinstance(value, list):
+    raise mistake(path, place, TypeError(f"a {type(value).__name__}, no list"))
+  return value
 
 
 def find(module, name: str, formats: Iterable[str]):

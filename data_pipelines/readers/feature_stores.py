@@ -151,11 +151,7 @@ def _whole(root: str) -> dict:
         if k.startswith(f"{part}.")
       }
   else:
-    try:
-      with path.open("rb") as f:
-        found = packed.unpickled(f, str(path))
-    except ValueError as error:
-      raise errors.UserError(f"{error}.") from None
+    found = packed.pickle_file(path)
     if isinstance(found, list):
       found = _listed(path, found, part)
     elif part:

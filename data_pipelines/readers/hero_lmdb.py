@@ -70,7 +70,7 @@ def read(source, *, split: str = "", only=None) -> list[ClipRow]:
         raise found
       cues = [(sentence(s["text"]), s["start"], s["end"]) for s in found["sub"]]
       said, _ = subtitles.clean(cues)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, split))
       continue
     video = key.partition(".")[0]  # a clip of 60 s is video.clip
@@ -86,7 +86,7 @@ def queries(source, *, split: str = "") -> list[ClipRow]:
       if isinstance(found, ValueError):
         raise found
       rows.append(_query(key, found, split, videos))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, split))
   return rows
 
@@ -137,7 +137,7 @@ def _clips(source, split) -> list[ClipRow]:
     try:
       texts = [c["text"] for c in _map(found)["captions"]]
       rows.append(_clip(key, found, texts, split, videos))
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, split))
   return rows + [bad(key, f"it is not in {source}", split) for key in missing]
 
@@ -151,7 +151,7 @@ def _captions(source, split) -> list[ClipRow]:
       clip = str(_map(found)["clip_id"])
       video = {clip: videos[key]} if key in videos else {}
       row = _clip(clip, found, [found["desc"]], split, video)
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows[f"caption {key}"] = bad(f"caption {key}", error, split)
       continue
     before = rows.setdefault(clip, row._replace(captions=()))

@@ -6,21 +6,26 @@ On disk, in one directory (https://www.di.ens.fr/willow/research/howto100m/):
   howto100m_videos.csv   video_path (MIL-NCE's list); may be missing
   raw_caption.json, raw_caption_superclean.json, caption.json (stop words removed) or
   how2_<language>.json   {video: {"start": [s], "end": [s], "text": [...]}}
+  caption.pickle, .pkl   the same, pickled, lists or arrays; nothing in it is run
   howto100m_captions/    one csv a video: start, end, text (MIL-NCE)
 
 A row is a whole video; `prepare` cuts it into clips. Captions of one JSON file are kept
-in memory for the videos that are there; the csv files are read with their video.
+in memory for the videos that are there, a pickle is first read whole; the csv files are
+read with their video.
 """
 
 import pathlib
+from collections.abc import Iterator
 
-from data_pipelines.readers import subtitles, tables
-from data_pipelines.readers.clip_row import ClipRow
+from data_pipelines.readers import packed, subtitles, tables
+from data_pipelines.readers.clip_row import ClipRow, Said, bad
 from vlp_jax import errors
 
 INDEX = ("HowTo100M_v1.csv", "howto100m_videos.csv", "HowTo100M.csv")
 CAPTIONS = ("raw_caption.json", "raw_caption_superclean.json", "caption.json")
-CAPTIONS += ("how2_en.json",)
+CAPTIONS += ("how2_en.json", "caption.pickle", "caption.pkl")
+CAPTIONS += ("caption_howto100m_with_stopwords.pkl",)
+PICKLES = (".pickle", ".pkl")
 FOLDERS = ("howto100m_captions", "captions", ".")
 
 
@@ -32,16 +37,18 @@ def read(
   Args:
     only: names of videos; captions of others are skipped. None for all.
     captions: file or directory in the source, if not the first of those above.
+  Raises: UserError without captions, for a file of another form, and for a video whose
+    lists are not of one length.
   """
   source = pathlib.Path(source)
   if source.is_file():
-    source, captions = source.parent, captions or source.name
-  index = _index(source)
+    named = "" if source.name in INDEX else source.name
+    source, captions = source.parent, captions or named
+  index, rows = _index(source, split)
   at = _captions(source, captions)
   said = {}
   if at.is_file():
-    said = dict(_json(at, only if index is None else index.keys(), only))
-  rows = []
+    said = dict(_told(at, only if index is None else index.keys(), only))
   for video in index if index is not None else (said or sorted(_stems(at))):
     about = (index or {}).get(video, {})
     file = at / f"{video}.csv" if at.is_dir() else None
@@ -62,19 +69,24 @@ def read(
   return rows
 
 
-def _index(source) -> dict[str, dict] | None:
-  for name in INDEX:
-    at = source / name
-    if not at.is_file():
-      continue
-    found = {}
-    for _, row in tables.rows(at, ()):
+def _index(source, split) -> tuple[dict[str, dict] | None, list[ClipRow]]:
+  """(video -> its line of the index, None without one; rows of its damaged lines)."""
+  at = next((source / name for name in INDEX if (source / name).is_file()), None)
+  if at is None:
+    return None, []
+  found, wrong = {}, []
+  for line, row in tables.rows(at, ()):
+    try:
+      if isinstance(row, Exception):
+        raise row
       path = row.get("video_path") or row.get("path") or ""
       video = row.get("video_id") or pathlib.PurePosixPath(path).stem
-      if video:
-        found[video] = row
-    return found
-  return None
+      if not video:
+        raise ValueError("no video_id or video_path")
+      found[video] = row
+    except ValueError as error:
+      wrong.append(bad(f"{at.name}:{line}", error, split))
+  return found, wrong
 
 
 def _captions(source, given) -> pathlib.Path:
@@ -95,16 +107,23 @@ def _stems(folder) -> set[str]:
   return {p.stem for p in folder.glob("*.csv") if p.name not in INDEX}
 
 
-def _json(path, known, only):
+def _told(path, known, only) -> Iterator[tuple[str, list[Said]]]:
   """(video, timed texts) of a caption file, of the videos that matter."""
-  for video, given in tables.items(path):
+  if path.suffix in PICKLES:
+    found = packed.pickle_file(path)
+    if not isinstance(found, dict):
+      raise errors.UserError(f"{path} is no pickle of {{video: {{start, end, text}}}}.")
+    pairs = found.items()
+  else:
+    pairs = tables.items(path)
+  for video, given in pairs:
     if (known is not None and video not in known) or (
       only is not None and video not in only
     ):
       continue
     try:
       cues = subtitles.lists(given)
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       raise errors.UserError(
         f"{path}: video {video!r} has no lists start, end, text of one length: {error}."
       ) from None

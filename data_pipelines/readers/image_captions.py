@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from data_pipelines.readers import tables, uniter_lmdb
-from data_pipelines.readers.example import WRONG, Example, clean, mistake
+from data_pipelines.readers.example import WRONG, Example, clean, listed, mistake
 from vlp_jax import errors
 
 FORMATS = ("coco", "karpathy", "flickr", "sbu", "vg_regions", "cc3m", "lxmert")
@@ -42,7 +42,7 @@ def coco(path) -> Iterator[Example]:
     rows = found["annotations"]
   except WRONG as error:
     raise mistake(path, "images", error) from None
-  for number, row in enumerate(rows):
+  for number, row in enumerate(listed(rows, path, "annotations")):
     try:
       name = names.get(row["image_id"], str(row["image_id"]))
       key, text = str(row.get("id", number)), row["caption"]
@@ -57,7 +57,7 @@ def karpathy(path) -> Iterator[Example]:
     images = tables.value(path)["images"]
   except WRONG as error:
     raise mistake(path, "images", error) from None
-  for number, row in enumerate(images):
+  for number, row in enumerate(listed(images, path, "images")):
     try:
       split = "train" if row["split"] == "restval" else row["split"]
       for k, sentence in enumerate(row["sentences"]):
@@ -87,7 +87,7 @@ def sbu(path) -> Iterator[Example]:
   else:
     found = tables.value(path)
     try:
-      urls, texts = found["image_urls"], found["captions"]
+      urls, texts = (listed(found[k], path, k) for k in ("image_urls", "captions"))
     except WRONG as error:
       raise mistake(path, "image_urls, captions", error) from None
   if len(urls) != len(texts):
@@ -99,7 +99,7 @@ def sbu(path) -> Iterator[Example]:
 
 def vg_regions(path) -> Iterator[Example]:
   """Visual Genome's region descriptions, each about its whole image."""
-  for number, row in enumerate(tables.value(path)):
+  for number, row in enumerate(listed(tables.value(path), path, "images")):
     try:
       for r in row["regions"]:
         name = str(r.get("image_id", row.get("id", row.get("image_id"))))
@@ -112,9 +112,8 @@ def cc3m(path) -> Iterator[Example]:
   """Conceptual Captions; see the header."""
   path = pathlib.Path(path)
   tab = path.suffix != ".csv"
-  text = tables.read(path)
   delimiter = "\t" if tab else ","
-  for number, row in tables.fields(text, delimiter=delimiter, quoted=not tab):
+  for number, row in tables.fields(path, delimiter=delimiter, quoted=not tab):
     if len(row) < 2:
       raise mistake(path, f"line {number}", ValueError("caption and url are expected"))
     caption, place = row[0], row[1].strip()
@@ -128,7 +127,7 @@ def cc3m(path) -> Iterator[Example]:
 
 def lxmert(path) -> Iterator[Example]:
   """LXMERT's aggregated sentences; those of question sets carry answers."""
-  for number, row in enumerate(tables.value(path)):
+  for number, row in enumerate(listed(tables.value(path), path, "rows")):
     try:
       name, labels = str(row["img_id"]), row.get("labelf") or {}
       for source, texts in row["sentf"].items():

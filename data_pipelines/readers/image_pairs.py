@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from data_pipelines.readers import packed, tables
-from data_pipelines.readers.example import WRONG, Example, clean, mistake
+from data_pipelines.readers.example import WRONG, Example, clean, listed, mistake
 from vlp_jax import errors
 
 FORMATS = ("nlvr2", "snli_ve", "vcr", "refcoco")
@@ -122,7 +122,7 @@ def refcoco(path) -> Iterator[Example]:
     rows = packed.pickled(refs[0].read_bytes())
   except (OSError, *WRONG) as error:
     raise mistake(refs[0].parent, "instances.json, refs", error) from None
-  for number, row in enumerate(rows):
+  for number, row in enumerate(listed(rows, refs[0], "refs")):
     try:
       x, y, w, h = boxes[row["ann_id"]]
       more = {"ref_id": row["ref_id"], "ann_id": row["ann_id"]}

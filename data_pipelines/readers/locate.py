@@ -94,7 +94,7 @@ def rows(name: str, source, *, given: str = "", files=None) -> list[clip_row.Cli
   found = fn(source, **keywords)
   if not found:
     raise errors.UserError(f"{source} holds no rows of format {name}.")
-  return found
+  return [clip_row.checked(row, k) for k, row in enumerate(found)]
 
 
 def plain(name: str) -> str:

@@ -46,7 +46,7 @@ def multiple_choice(source, *, split: str = "") -> list[ClipRow]:
 
 
 def _lines(at):
-  return tables.fields(tables.read(at), delimiter="\t", quoted=False)
+  return tables.fields(at, delimiter="\t", quoted=False)
 
 
 def _clip(name, split) -> ClipRow:
@@ -58,8 +58,8 @@ def _clip(name, split) -> ClipRow:
 
 def _row(line, row, at, split) -> ClipRow:
   try:
-    if len(row) < 6 or not row[5].strip():
-      raise ValueError(f"{len(row)} columns; a sentence is expected in the sixth")
+    if len(row) < 6 or not row[5].strip() or any(f.strip() for f in row[6:]):
+      raise ValueError(f"{len(row)} columns; a sentence is expected in the sixth, last")
     # A film may describe one clip twice.
     clip = _clip(row[0], split)
     return clip._replace(key=f"{row[0]}:{line}", captions=tidy([row[5]]))

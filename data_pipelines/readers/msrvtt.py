@@ -12,7 +12,8 @@
 Videos are `<video_id>.mp4`, already cut: the times in the json are of the originals.
 Splits: "9k" trains on all but the 1,000 clips of 1k-A, "7k" on the official train and
 validate (7,010), both test on 1k-A with its one sentence a clip; "full" is the
-official 6,513 / 497 / 2,990 with all sentences.
+official 6,513 / 497 / 2,990 with all sentences. With "9k" the list of 1k-A alone, or
+given as the source, is the split test: zero-shot evaluation needs no more.
 """
 
 import pathlib
@@ -30,13 +31,18 @@ _NAMES = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 def read(source, *, train: str = "9k") -> list[ClipRow]:
   """Rows of train (and val) and test; `train` is one of 9k, 7k, full.
 
-  Raises: UserError if a clip is in two splits, or lists and json do not agree.
+  Raises: UserError if a clip is in two splits, lists and json do not agree, or a line
+    of a list is damaged: with a clip less it would be another protocol.
   """
   if train not in PROTOCOLS:
     raise errors.UserError(f"train={train!r}; known: {', '.join(PROTOCOLS)}.")
   source = pathlib.Path(source)
   folder = source.parent if source.is_file() else source
-  videos, captions = _json([source] if source.is_file() else _files(source))
+  listed = source if source.suffix == ".csv" else folder / TEST
+  files = _files(source)
+  if not files and (train != "9k" or not listed.is_file()):
+    raise errors.UserError(f"{source} has none of {', '.join((*FILES, TEST))}.")
+  videos, captions = _json(files)
   if train == "full":
     parts = {}
     for video, about in videos.items():
@@ -48,8 +54,9 @@ def read(source, *, train: str = "9k") -> list[ClipRow]:
         )
       parts.setdefault(split, []).append(video)
   else:
-    parts, sentence = _jsfusion(folder, videos, captions, train)
-    captions = captions | sentence
+    sentence = _sentences(listed)
+    own = _training(folder, videos, captions, train, sentence) if files else []
+    parts, captions = {"train": own, "test": list(sentence)}, captions | sentence
   return [
     _row(video, split, videos.get(video, {}), captions.get(video, ()))
     for split in ("train", "val", "test")
@@ -71,17 +78,16 @@ def multiple_choice(source, *, split: str = "test") -> list[ClipRow]:
       asked = (Choice("", options, answer),)
       given = dict(media=video, split=split, choices=asked, group=video)
       rows.append(ClipRow(key=f"{video}:{line}", **given))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(f"{at.name}:{line}", error, split))
   return rows
 
 
 def _files(source) -> list[pathlib.Path]:
-  for name in FILES:
-    found = sorted(source.glob(name))
-    if found:
-      return found
-  raise errors.UserError(f"{source} has none of {', '.join(FILES)}.")
+  """The json files that the source is or has; none for a list of clips."""
+  if source.is_file():
+    return [] if source.suffix == ".csv" else [source]
+  return next(filter(None, (sorted(source.glob(name)) for name in FILES)), [])
 
 
 def _json(files) -> tuple[dict, dict]:
@@ -94,7 +100,7 @@ def _json(files) -> tuple[dict, dict]:
       for s in given.get("sentences", ()) or given["annotations"]:
         name = s["video_id"] if "video_id" in s else s["image_id"]
         captions.setdefault(name, []).append(s["caption"])
-    except (AttributeError, KeyError, TypeError) as error:
+    except tables.WRONG as error:
       raise errors.UserError(
         f"{file} is no MSR-VTT json: {type(error).__name__} {error}."
       ) from None
@@ -103,20 +109,27 @@ def _json(files) -> tuple[dict, dict]:
   return videos, captions
 
 
-def _jsfusion(folder, videos, captions, train):
-  """(split -> videos, test video -> its sentence) of 1k-A."""
-  at = folder / TEST
+def _sentences(at) -> dict[str, tuple[str]]:
+  """Test video -> its sentence, of 1k-A."""
   if not at.is_file():
     raise errors.UserError(
       f"{at} is missing; it lists the 1,000 test clips of 1k-A. Or options=train=full."
     )
-  test = {
-    row["video_id"]: (row["sentence"],)
-    for _, row in tables.rows(at, ("video_id", "sentence"))
-  }
+  test = {}
+  for row in tables.sound(at, ("video_id", "sentence")):
+    if row["video_id"] in test:
+      raise errors.UserError(f"{at} lists {row['video_id']} twice.")
+    test[row["video_id"]] = (row["sentence"],)
+  if not test:
+    raise errors.UserError(f"{at} lists no clips.")
+  return test
+
+
+def _training(folder, videos, captions, train, test) -> list[str]:
+  """Training videos of 1k-A, whose test videos are `test`."""
   listed = folder / f"MSRVTT_train.{train}.csv"
   if listed.is_file():
-    own = [row["video_id"] for _, row in tables.rows(listed, ("video_id",))]
+    own = [row["video_id"] for row in tables.sound(listed, ("video_id",))]
   elif train == "9k":
     own = [v for v in videos if v not in test]
   else:
@@ -135,7 +148,7 @@ def _jsfusion(folder, videos, captions, train):
       f"{folder}: {len(silent)} of {len(own)} training clips have no sentence in the "
       f"json, e.g. {silent[0]}. Put all parts of the json there."
     )
-  return {"train": own, "test": list(test)}, test
+  return own
 
 
 def _row(video, split, about, captions) -> ClipRow:

@@ -11,7 +11,6 @@ dropped and longer ones cut at 10,000 characters; how many is counted.
 """
 
 import json
-import math
 import pathlib
 
 from vlp_jax import errors
@@ -20,6 +19,7 @@ CLASSES = {"shape": "shapes", "colour": "colours", "action": "actions"}
 KEPT = ("video", "captions", "narrations", "duration_s", "gallery", *CLASSES)
 KEPT += ("steps", "qa", "choices", "tags")  # of objects the subject's boxes only
 MAX_CHARACTERS = 10_000
+MAX_S = 1e9  # of a time; JSON has integers that no float holds
 
 
 def read(source, limit: int = 0) -> tuple[dict, dict[str, list[dict]]]:
@@ -116,7 +116,7 @@ def narrations(row) -> tuple[list[tuple], int]:
   for n in row.get("narrations") or []:
     n = n if isinstance(n, dict) else {}
     text, start, end = text_of(n.get("text")), n.get("start"), n.get("end")
-    timed = all(isinstance(t, int | float) and math.isfinite(t) for t in (start, end))
+    timed = all(isinstance(t, int | float) and abs(t) <= MAX_S for t in (start, end))
     good = bool(text) and timed and start <= end
     if good:
       kept.append((text, float(start), float(end)))

@@ -9,7 +9,6 @@ A list of images is a text file with a name a line, a JSON list, or a file of Ka
 splits, of which val and test count (COCO's restval is trained on).
 """
 
-import json
 import pathlib
 from collections.abc import Iterable
 
@@ -43,7 +42,7 @@ def through_visual_genome(image_data, held_out: Iterable[str]) -> set[str]:
   try:
     return {
       str(row["image_id"])
-      for row in json.loads(tables.read(image_data))
+      for row in tables.value(image_data)
       if {str(row.get("coco_id")), str(row.get("flickr_id"))} & held_out
     }
   except example.WRONG as error:

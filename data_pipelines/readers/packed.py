@@ -1,4 +1,4 @@
-"""Values inside databases: msgpack with arrays, LZ4 frames, `.npz` bytes, pickles.
+"""Values inside databases and files: msgpack with arrays, LZ4 frames, `.npz`, pickles.
 
 Arrays in msgpack are those of `msgpack_numpy`: maps {nd, type, kind, shape, data}.
 Objects, which it would unpickle, are refused; so is what else could run code, and no
@@ -8,6 +8,7 @@ header is believed beyond the bytes that are there. Damage is a ValueError.
 import functools
 import io
 import math
+import pathlib
 import struct
 import zipfile
 import zlib
@@ -128,14 +129,25 @@ def npy(data: bytes) -> np.ndarray:
 def pickled(data: bytes):
   """The object of a pickle of arrays, numbers, texts, lists and dicts; no code runs.
 
-  Arrays of objects become lists of what they hold, by the same rule.
+  Arrays of objects become lists of what they hold, and numpy's scalars and arrays
+  without axes the numbers and texts that they are, by the same rule.
   Raises: ValueError on damage, or if it names anything else.
   """
-  return unpickled(io.BytesIO(data), "the pickle")
+  return _unpickled(io.BytesIO(data), "the pickle")
 
 
-def unpickled(file, name: str):
-  """`pickled` of an open file."""
+def pickle_file(path):
+  """`pickled` of a file; UserError with its path if that cannot be read."""
+  try:
+    with pathlib.Path(path).open("rb") as f:
+      return _unpickled(f, str(path))
+  except OSError as error:
+    raise errors.UserError(f"{path}: {error.strerror or error}.") from None
+  except ValueError as error:
+    raise errors.UserError(f"{error}.") from None
+
+
+def _unpickled(file, name: str):
   try:
     return _plain(pickles.load(file, name, known=_names()))
   except errors.UserError as error:
@@ -180,7 +192,9 @@ def _plain(x, depth=0):
     raise ValueError("a pickle nested deeper than 32")
   if isinstance(x, pickles.Array):
     x = x.value
-    return x if isinstance(x, np.ndarray) else _plain(x, depth + 1)
+    if isinstance(x, np.ndarray):
+      return x if x.ndim else x.item()
+    return _plain(x, depth + 1)
   if isinstance(x, Mapping):
     return {_plain(k, depth + 1): _plain(v, depth + 1) for k, v in x.items()}
   if isinstance(x, list | tuple):

@@ -9,13 +9,14 @@ Known names of columns, the first that is there:
 
 Covers ClipBERT's {clip_name, caption} lines, the (caption, path) lists of All-in-one
 and OA-Transformer, MSVD and most users' own lists. `captions` may be a list in JSON.
-Rows of one file and the same times are joined, so that each keeps all its captions.
+Rows of one file and the same times are joined, so that each keeps all its captions. A
+start without an end is a clip to the end of its file.
 """
 
 import pathlib
 
 from data_pipelines.readers import tables
-from data_pipelines.readers.clip_row import ClipRow, bad, span, tidy
+from data_pipelines.readers.clip_row import ClipRow, bad, seconds, span, tidy
 from vlp_jax import errors
 
 FILE = ("video", "path", "file", "filename", "clip_name", "video_id", "gif_name")
@@ -35,11 +36,12 @@ def read(source, *, file: str = "", text: str = "", split: str = "") -> list[Cli
   for line, given in _lines(at):
     place = f"{at.name}:{line}"
     if isinstance(given, Exception) or not isinstance(given, dict):
-      rows[place] = bad(place, given, default)
+      reason = given if isinstance(given, Exception) else "no JSON object"
+      rows[place] = bad(place, reason, default)
       continue
     try:
       row = _row(given, file, text, default)
-    except (KeyError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows[place] = bad(place, error, default)
       continue
     if row.key in rows:
@@ -66,13 +68,22 @@ def _pick(given, known, name, what):
 
 
 def _row(given, file, text, split) -> ClipRow:
-  media = str(_pick(given, FILE, file, "file"))
-  texts = _pick(given, TEXT, text, "text") if text or _has(given, TEXT) else ()
-  texts = [texts] if isinstance(texts, str) else list(texts)
-  start, end, key = 0.0, None, media
+  media = str(_pick(given, FILE, file, "file") or "")
+  if not media:
+    raise ValueError(f"an empty field: {file}")
+  # An empty text is kept: `prepare` drops and counts it.
+  texts = [""] if any(k in given for k in TEXT) else []
+  if text or any(given.get(k) for k in TEXT):
+    texts = _pick(given, TEXT, text, "text")
+  texts = [texts] if isinstance(texts, str) else texts
+  if not isinstance(texts, list):
+    raise TypeError(f"texts are a {type(texts).__name__}; a text or a list is expected")
+  start, end, key = seconds(given.get("start") or 0), None, media
   if given.get("end") not in (None, ""):
-    start, end = span(given.get("start") or 0, given["end"])
+    start, end = span(start, given["end"])
     key = f"{media}_{start:g}_{end:g}"
+  elif start:
+    key = f"{media}_{start:g}"
   label = given.get("label")
   return ClipRow(
     key=str(given.get("key") or key),
@@ -84,7 +95,3 @@ def _row(given, file, text, split) -> ClipRow:
     labels={} if label in (None, "") else {"action": str(label), "label": str(label)},
     group=str(given.get("group") or media),
   )
-
-
-def _has(given, names) -> bool:
-  return any(given.get(k) for k in names)

@@ -110,7 +110,7 @@ def _file(file, name, column, text, split) -> list[ClipRow]:
           labels=classes,
         )
       )
-    except (TypeError, ValueError, KeyError) as error:
+    except tables.WRONG as error:
       rows.append(bad(label, error, own))
   return rows
 

@@ -20,6 +20,8 @@ def read(source) -> list[ClipRow]:
   at, rows = tables.first(source, "rareact*.csv"), []
   for line, row in tables.rows(at, COLUMNS):
     try:
+      if isinstance(row, Exception):
+        raise row
       start, end = span(row["start"], row["end"])
       if row["annotation"] not in tuple("01234"):
         raise ValueError(f"annotation {row['annotation']!r}")
@@ -40,7 +42,7 @@ def read(source) -> list[ClipRow]:
           group=row["video_id"],
         )
       )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
       rows.append(bad(f"{at.name}:{line}", error, "test"))
   if not rows:
     raise errors.UserError(f"{at} has no rows.")

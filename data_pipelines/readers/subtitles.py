@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 from data_pipelines.readers import narrated, tables
-from data_pipelines.readers.clip_row import Said, seconds
+from data_pipelines.readers.clip_row import ClipRow, Said, seconds
 
 KINDS = (".srt", ".vtt", ".json3", ".json", ".csv")
 TOUCH_S = 0.1  # cues that follow each other so closely belong together
@@ -52,23 +52,38 @@ def read(path, *, encoding: str = "utf-8") -> tuple[list[Said], int]:
   return clean(cues)
 
 
+def timed(row: ClipRow) -> tuple[Said, ...]:
+  """The timed texts of a row and of its file of subtitles.
+
+  A file of another format counts as none: its row goes to quarantine when it is read.
+  Raises: UserError if the file cannot be read.
+  """
+  try:
+    return (*row.said, *(read(row.subtitles)[0] if row.subtitles else ()))
+  except ValueError:
+    return row.said
+
+
 def clean(cues: Iterable[tuple]) -> tuple[list[Said], int]:
-  """(timed texts, number dropped or cut) of (text, start, end), any of them unsound."""
+  """(timed texts, number dropped or cut) of (text, start, end), any of them unsound.
+
+  Times are whatever `clip_row.seconds` reads.
+  """
   kept, lost = [], 0
   for text, start, end in cues:
-    good = narrated.text_of(text)
-    timed = all(isinstance(t, int | float) and math.isfinite(t) for t in (start, end))
-    sound = bool(good) and timed and 0 <= start <= end
+    good, start, end = narrated.text_of(text), _time(start), _time(end)
+    sound = bool(good) and start <= end
     if sound:
-      kept.append(Said(good, float(start), float(end)))
+      kept.append(Said(good, start, end))
     lost += not sound or good != text
   return sorted(kept, key=lambda s: s.start), lost
 
 
-def _time(text):
+def _time(value) -> float:
+  """Seconds; NaN for what is no time."""
   try:
-    return seconds(text)
-  except ValueError:
+    return seconds(value)
+  except (TypeError, ValueError):
     return math.nan
 
 
@@ -166,11 +181,8 @@ def lists(given) -> list[tuple]:
 
 def _csv(text: str) -> list[tuple]:
   """One csv a video, columns start, end, text in any order (MIL-NCE)."""
-  rows = tables.fields(text)
-  _, names = next(rows, (0, []))
-  places = [names.index(c) for c in ("text", "start", "end")]
-  cues = []
-  for _, row in rows:
-    found = [row[p] if p < len(row) else "" for p in places]
-    cues.append((found[0], _time(found[1]), _time(found[2])))
-  return cues
+  columns = ("text", "start", "end")
+  rows = [row for _, row in tables.table(text, columns)]
+  damaged = dict.fromkeys(columns)  # dropped and counted
+  rows = [damaged if isinstance(row, Exception) else row for row in rows]
+  return [tuple(row[c] for c in columns) for row in rows]

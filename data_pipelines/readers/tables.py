@@ -2,7 +2,8 @@
 
 A byte order mark decides between UTF-8 and UTF-16; without one a file is UTF-8, unless
 another encoding is given: none is guessed. Bytes that do not decode stay as surrogates,
-so that one bad caption is dropped (`narrated.text_of`), not the file.
+so that one bad caption is dropped (`narrated.text_of`), not the file. A damaged line
+gives the exception that says why, for the quarantine.
 """
 
 import codecs
@@ -20,7 +21,10 @@ MARKS = (
   (codecs.BOM_UTF16_LE, "utf-16-le"),
   (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# What a value of another form raises where a field of it is taken.
+WRONG = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 MAX_FIELD = 1 << 27  # characters of a csv field
+MAX_LINES = 100  # of one csv row; more are what an open quotation mark swallows
 _CHUNK = 1 << 20
 
 
@@ -57,33 +61,76 @@ def first(source, *names: str) -> pathlib.Path:
 
 
 def rows(
-  path, columns: Sequence[str], *, delimiter: str = ",", encoding: str = "utf-8"
-) -> Iterator[tuple[int, dict[str, str]]]:
-  """(line, column -> field) of a csv file with a header line.
+  path, columns: Sequence[str], *, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
+  """`table` of a csv file.
 
-  Raises: UserError without one of the `columns`.
+  Raises: UserError without one of the `columns`, or if it is no csv file.
   """
-  text = read(path, encoding)
-  lines = fields(text, delimiter=delimiter)
+  try:
+    yield from table(read(path), columns, delimiter=delimiter)
+  except ValueError as error:
+    raise errors.UserError(f"{path} {error}.") from None
+
+
+def sound(path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+  """The `rows` of a list of which none may be lost; UserError with a bad one's line."""
+  for number, row in rows(path, columns):
+    if isinstance(row, Exception):
+      raise errors.UserError(f"{path}, line {number}: {row}.")
+    yield row
+
+
+def table(
+  text: str, columns: Sequence[str], *, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
+  """(line, column -> field) of csv text with a header line.
+
+  Fields that a line lacks are "". A ValueError stands for a line that is blank in one
+  of the `columns`, or has more fields than the header: a comma that is not quoted would
+  cut a text short.
+
+  Raises: ValueError without one of the `columns`, or for text that is no csv.
+  """
+  lines = _split(text, delimiter=delimiter)
   _, names = next(lines, (0, []))
   names = [n.strip() for n in names]
   lacking = [c for c in columns if c not in names]
   if lacking:
-    raise errors.UserError(
-      f"{path} has no column {', '.join(lacking)}; its header is {names[:20]}."
-    )
+    raise ValueError(f"has no column {', '.join(lacking)}; its header is {names[:20]}")
   for number, row in lines:
-    yield number, dict(zip(names, row, strict=False))
+    named = dict(zip(names, row + [""] * (len(names) - len(row)), strict=False))
+    blank = [c for c in columns if not named[c].strip()]
+    if any(f.strip() for f in row[len(names) :]):
+      yield number, ValueError(f"{len(row)} fields, {len(names)} in the header")
+    elif blank:
+      yield number, ValueError(f"an empty field: {', '.join(blank)}")
+    else:
+      yield number, named
 
 
-def fields(
+def fields(path, **keywords) -> Iterator[tuple[int, list[str]]]:
+  """(line number, fields) of a csv file without a header; blank lines are left out.
+
+  Args:
+    **keywords: of `_split`.
+  Raises: UserError if it is no csv file.
+  """
+  try:
+    yield from _split(read(path), **keywords)
+  except ValueError as error:
+    raise errors.UserError(f"{path} {error}.") from None
+
+
+def _split(
   text: str, *, delimiter: str = ",", quoted: bool = True, tight: bool = False
-):
+) -> Iterator[tuple[int, list[str]]]:
   """(line number, fields) of csv text; blank lines are left out.
 
   Args:
     quoted: whether quotation marks have a meaning.
     tight: whether blanks after a delimiter are skipped.
+  Raises: ValueError for what is no csv.
   """
   before = csv.field_size_limit(MAX_FIELD)
   try:
@@ -93,9 +140,18 @@ def fields(
       quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
       skipinitialspace=tight,
     )
+    last = 0
     for row in reader:
+      if reader.line_num > last + MAX_LINES:
+        raise ValueError(
+          f"has a quotation mark in line {last + 1} that is not closed for over "
+          f"{MAX_LINES} lines"
+        )
+      last = reader.line_num
       if any(f.strip() for f in row):
-        yield reader.line_num, row
+        yield last, row
+  except csv.Error as error:
+    raise ValueError(f"is no csv file: {error}") from None
   finally:
     csv.field_size_limit(before)
 
@@ -109,13 +165,16 @@ def value(path):
 
 
 def lines(path) -> Iterator[tuple[int, object]]:
-  """(line number, value) of JSON lines; a damaged line gives the exception."""
-  for number, line in enumerate(read(path).splitlines(), 1):
+  """(line number, value) of JSON lines; a ValueError stands for a damaged line."""
+  # Raw U+2028 and U+0085, at which `splitlines` parts too, may stand in JSON strings.
+  for number, line in enumerate(read(path).split("\n"), 1):
     if line.strip():
       try:
         yield number, json.loads(line)
-      except (ValueError, RecursionError) as error:
+      except ValueError as error:
         yield number, error
+      except RecursionError:
+        yield number, ValueError("JSON nested too deep")
 
 
 def items(path) -> Iterator[tuple[str, object]]:

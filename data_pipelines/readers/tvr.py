@@ -73,7 +73,7 @@ def how2qa(source) -> list[ClipRow]:
   """Rows of How2QA; the right answer is listed last."""
   at = tables.first(source, "how2QA*.csv", "*.csv")
   rows, split = [], tables.split_of(at)
-  for line, row in tables.fields(tables.read(at)):
+  for line, row in tables.fields(at):
     key = f"{at.stem}-{line}"
     try:
       video, times, *wrong, question, right = row
@@ -132,7 +132,7 @@ def _row(row, place, split, moment, said) -> ClipRow:
       labels=labels,
       group=video,
     )
-  except (IndexError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     return bad(place, error, split)
 
 
@@ -143,7 +143,7 @@ def _subtitles(folder) -> dict[str, tuple[Said, ...]]:
     try:
       cues = [(s["text"], s["start"], s["end"]) for s in row["sub"]]
       said[row["vid_name"]] = tuple(subtitles.clean(cues)[0])
-    except (KeyError, TypeError) as error:
+    except tables.WRONG as error:
       raise errors.UserError(
         f"{found[0]}: no line {{vid_name, sub}}: {type(error).__name__} {error}."
       ) from None

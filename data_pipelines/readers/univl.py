@@ -38,12 +38,15 @@ def read(source, *, captions: str = "", only=None) -> list[ClipRow]:
   if not files:
     raise errors.UserError(f"{folder} has none of {', '.join(TABLES)}.")
   at = folder / captions if captions else tables.first(folder, *CAPTIONS)
-  told, rows = _pickle(at), []
+  told, rows = packed.pickle_file(at), []
   if not isinstance(told, dict):
     raise errors.UserError(f"{at} is no pickle of {{video: {{start, end, text}}}}.")
   for file in files:
     split = tables.split_of(file)
     for line, row in tables.rows(file, ("video_id", "feature_file")):
+      if isinstance(row, Exception):
+        rows.append(bad(f"{file.name}:{line}", row, split))
+        continue
       video, stem = row["video_id"], row["feature_file"]
       known = {video, stem, stem.rpartition(".")[0]}
       if only is not None and not any(k in only for k in known):
@@ -53,16 +56,6 @@ def read(source, *, captions: str = "", only=None) -> list[ClipRow]:
         continue
       rows += _rows(video, (stem,), told[video], split)
   return rows
-
-
-def _pickle(at):
-  try:
-    with at.open("rb") as f:
-      return packed.unpickled(f, str(at))
-  except OSError as error:
-    raise errors.UserError(f"{at}: {error.strerror or error}.") from None
-  except ValueError as error:
-    raise errors.UserError(f"{error}.") from None
 
 
 def _list(value) -> list:
@@ -76,7 +69,7 @@ def _rows(video, also, told, split) -> list[ClipRow]:
     if "transcript" in told:
       return _clips(base, lists, _list(told["transcript"]))
     said, _ = subtitles.clean(subtitles.lists(lists))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     return [bad(video, error, split)]
   return [base._replace(said=tuple(said))]
 
@@ -91,7 +84,7 @@ def _clips(base, lists, transcripts) -> list[ClipRow]:
       row = base._replace(key=key, start=start, end=end, captions=tidy([text]))
       spoken = isinstance(words, str) and words.strip()
       rows.append(row._replace(said=(Said(words, start, end),) if spoken else ()))
-    except (AttributeError, TypeError, ValueError) as error:
+    except tables.WRONG as error:
       rows.append(bad(key, error, base.split))
   return rows
 
@@ -99,13 +92,15 @@ def _clips(base, lists, transcripts) -> list[ClipRow]:
 def pickled(source) -> list[ClipRow]:
   """Rows of HowTo100M's pickled clips; their features lie in the same file."""
   at = tables.first(source, "youcook*.pkl", "*.pkl")
-  split, rows, found = tables.split_of(at), [], _pickle(at)
-  for number, row in enumerate(found if isinstance(found, list) else ()):
+  split, rows, found = tables.split_of(at), [], packed.pickle_file(at)
+  if not isinstance(found, list):
+    raise errors.UserError(f"{at} is no pickle of a list of clips.")
+  for number, row in enumerate(found):
     try:
       key = str(row["id"])
       rows.append(
         ClipRow(key=key, media=key, split=split, captions=tidy([row["caption"]]))
       )
-    except (KeyError, TypeError) as error:
+    except tables.WRONG as error:
       rows.append(bad(f"{at.name}:{number}", error, split))
   return rows

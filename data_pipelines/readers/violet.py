@@ -37,7 +37,7 @@ def read(source) -> list[ClipRow]:
             group=name,
           )
         )
-  except (AttributeError, TypeError) as error:
+  except tables.WRONG as error:
     raise errors.UserError(
       f"{text} is no {{split: {{id: [captions]}}}}: {error}."
     ) from None

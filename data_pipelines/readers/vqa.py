@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator
 
 from data_pipelines.readers import tables, vqa_answers
-from data_pipelines.readers.example import WRONG, Example, clean, mistake
+from data_pipelines.readers.example import WRONG, Example, clean, listed, mistake
 
 FORMATS = ("v2", "gqa", "vg", "lxmert")
 
@@ -41,7 +41,7 @@ def v2(path) -> Iterator[Example]:
     rows = tables.value(path)["questions"]
   except WRONG as error:
     raise mistake(path, "questions", error) from None
-  for number, row in enumerate(rows):
+  for number, row in enumerate(listed(rows, path, "questions")):
     try:
       key, name = row["question_id"], str(row["image_id"])
       answers = scores.get(key, ())
@@ -65,7 +65,7 @@ def gqa(path) -> Iterator[Example]:
 
 def vg(path) -> Iterator[Example]:
   """Visual Genome QA; the answer in LXMERT's spelling counts 1."""
-  for number, row in enumerate(tables.value(path)):
+  for number, row in enumerate(listed(tables.value(path), path, "images")):
     try:
       for qa in row["qas"]:
         name = str(qa.get("image_id", row.get("id")))
@@ -77,7 +77,7 @@ def vg(path) -> Iterator[Example]:
 
 def lxmert(path) -> Iterator[Example]:
   """LXMERT's question files, answers already in its spelling."""
-  for number, row in enumerate(tables.value(path)):
+  for number, row in enumerate(listed(tables.value(path), path, "rows")):
     try:
       scores = row.get("label") or {}
       answers = tuple((str(a), float(s)) for a, s in scores.items())

@@ -57,7 +57,7 @@ def _row(at, shard, key, parts, split) -> ClipRow:
     captions = [given] if isinstance(given, str) else list(given)
     captions = [texts["txt"]] if texts.get("txt", "").strip() else captions
     label = texts.get("cls", "").strip() or about.get("label")
-  except (media_lib.MediaError, RecursionError, TypeError, ValueError) as error:
+  except (media_lib.MediaError, RecursionError, *tables.WRONG) as error:
     return bad(name, error, split)
   labels = {} if label in (None, "") else {"action": str(label), "label": str(label)}
   return ClipRow(

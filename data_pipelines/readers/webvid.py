@@ -17,10 +17,11 @@ def read(source, *, split: str = "") -> list[ClipRow]:
   at = tables.first(source, "results_*.csv", "metadata/results_*.csv", "*.csv")
   own, rows = split or tables.split_of(at), []
   for line, row in tables.rows(at, ("videoid", "page_dir", "name")):
-    video, page, name = (
-      row.get(k, "").strip() for k in ("videoid", "page_dir", "name")
-    )
-    if not (video and page and name) or "nan" in (page, name):
+    if isinstance(row, Exception):
+      rows.append(bad(f"{at.name}:{line}", row, own))
+      continue
+    video, page, name = (row[k].strip() for k in ("videoid", "page_dir", "name"))
+    if "nan" in (page, name):
       rows.append(bad(f"{at.name}:{line}", "an empty field", own))
       continue
     rows.append(

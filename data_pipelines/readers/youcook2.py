@@ -38,19 +38,19 @@ def _row(video, number, start, end, text, recipe, split) -> ClipRow:
       labels={"recipe": str(recipe)},
       group=video,
     )
-  except (TypeError, ValueError) as error:
+  except tables.WRONG as error:
     return bad(key, error, split)
 
 
 def _csv(at) -> list[ClipRow]:
   rows, count, split = [], {}, tables.split_of(at)
   for line, row in tables.rows(at, ("start", "end", "text", "video_id")):
-    video = row.get("video_id") or ""
-    if not video:
-      rows.append(bad(f"{at.name}:{line}", "no video_id", split))
+    if isinstance(row, Exception):
+      rows.append(bad(f"{at.name}:{line}", row, split))
       continue
+    video = row["video_id"]
     number = count[video] = count.get(video, -1) + 1
-    about = row.get("text"), row.get("task", "")
+    about = row["text"], row.get("task", "")
     rows.append(_row(video, number, row["start"], row["end"], *about, split))
   return rows
 
@@ -63,7 +63,7 @@ def _json(at) -> list[ClipRow]:
       for number, a in enumerate(about.get("annotations", ())):
         given = (*a["segment"], a["sentence"], about["recipe_type"])
         rows.append(_row(video, number, *given, split))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except tables.WRONG as error:
     raise errors.UserError(
       f"{at} is no YouCook2 json: {type(error).__name__} {error}."
     ) from None

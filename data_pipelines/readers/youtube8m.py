@@ -49,10 +49,16 @@ def read(path) -> Iterator[tuple[dict, dict]]:
 
 
 def labels(source) -> list[int]:
-  """The rated labels in order, by the list beside the files or by the files."""
+  """The rated labels in order, by the list beside the files or by the files.
+
+  Raises: UserError for a list that is damaged.
+  """
   at = pathlib.Path(source) / "segment_label_ids.csv"
   if at.is_file():
-    return sorted(int(row["Index"]) for _, row in tables.rows(at, ("Index",)))
+    try:
+      return sorted(int(row["Index"]) for row in tables.sound(at, ("Index",)))
+    except ValueError as error:
+      raise errors.UserError(f"{at}: an Index is no number: {error}.") from None
   found = set()
   for path in (p for own in files(source).values() for p in own):
     try:

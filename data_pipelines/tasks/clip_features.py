@@ -17,9 +17,11 @@ leaves, instead of the features; example_id, group_id, example_mask [B]. What T 
   seconds  a step for each second, T = `max_seconds`; what is longer is cut.
 
 A clip's feature is the maximum over its time, network by network: rows int(start r) to
-int(end r) at r rows a second, zeros where there are none. With text="caption" come
-text_ids, text_mask [B, L]: in training of one caption drawn, in evaluation each caption
-is a row with its own example_id, and `relevance` is its record's.
+int(end r) at r rows a second, zeros where there are none. Seconds count from the first
+row that a record has, which for a part of a video lies up to 1 / r before it. With
+text="caption" come text_ids, text_mask [B, L]: in training of one caption drawn, in
+evaluation each caption is a row with its own example_id, and `relevance` is its
+record's.
 """
 
 import dataclasses
@@ -155,6 +157,15 @@ def pooled(x, start, end, *, widths, whole: bool = False) -> tf.Tensor:
   return tf.concat(parts, axis=1)
 
 
+def whole_record(x, widths) -> tf.Tensor:
+  """[1, D] of all rows: a clip's record has rows int(s r) to int(e r) of its video.
+
+  These are one more than a stretch of its length has where s r is no whole number.
+  """
+  parts = [_pooled(one, [0], tf.shape(one)[:1]) for one in arrays(x, widths)]
+  return tf.concat(parts, axis=1)
+
+
 def caption(x, tokenize, vocab, max_words: int, *, draw: int | None) -> dict:
   """text_ids, text_mask [L] of one caption: by that draw, or the one of `sub`."""
   num = tf.size(x["caption/text"])
@@ -239,7 +250,7 @@ def define(
       value, mask = pool(x, start, end), tf.ones([pairs], tf.bool)
     elif unit == "clip":
       start, end = tf.zeros([1]), x["duration_s"][None]
-      value, mask = pool(x, start, end), tf.ones([1], tf.bool)
+      value, mask = whole_record(x, widths), tf.ones([1], tf.bool)
     else:
       num = tf.cast(tf.math.ceil(x["duration_s"] - 1e-4), tf.int32)
       num = tf.clip_by_value(num, 1, max_seconds)

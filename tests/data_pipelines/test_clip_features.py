@@ -204,6 +204,24 @@ def test_clips_captions_and_seconds_in_evaluation(clips):
     np.testing.assert_array_equal(batch["clips_features"][2, t], want)
 
 
+def test_a_clip_is_all_rows_that_the_published_slice_has(source, tmp_path):
+  """Starts and ends between the rows of both networks."""
+  times = np.sort(np.random.default_rng(5).uniform(0, 19.9, (40, 2)), axis=1).round(2)
+  rows = [
+    clip_row.ClipRow(f"c{k:02d}", "a", split="val", start=float(s), end=float(e))
+    for k, (s, e) in enumerate(times)
+  ]
+  folders = [
+    feature_files.Folder(source / name, rate)
+    for name, rate in zip(("2D", "3D"), RATES, strict=True)
+  ]
+  clip_features.write(rows, folders, tmp_path, name="toy", settings={}, quiet=True)
+  given = dict(task="clip_features", dir=str(tmp_path), split="val", rows=40)
+  (batch,) = batches.evaluation({**given, "unit": "clip"})
+  want = [pooled("a", s, e) for s, e in times]
+  np.testing.assert_array_equal(batch["clips_features"][:, 0], want)
+
+
 def test_tokens_of_a_tree(prepared, tmp_path):
   """Ids of the leaf that plain distances find, and no features; 0 at padding."""
   out, _ = prepared

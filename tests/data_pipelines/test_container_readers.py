@@ -57,6 +57,18 @@ def test_pairs(tmp_path):
   assert (row.media, row.labels["action"], row.split) == ("x.mp4", "run", "val")
 
 
+def test_pairs_with_gaps(tmp_path):
+  text = "video,caption,start,end\na.mp4,run,3,\nb.mp4,,1,2\n,lost,1,2\nc.mp4\n"
+  put(tmp_path, {"train.csv": text})
+  first, silent, lost, short = pairs.read(tmp_path)
+  assert (first.key, first.start, first.end) == ("a.mp4_3", 3.0, None)
+  assert silent.captions == ("",)  # `prepare` drops and counts it
+  assert lost.error
+  assert (short.key, short.captions) == ("c.mp4", ("",))
+  put(tmp_path, {"train.csv": "path,n\n,1\n"})
+  assert errors_of(pairs.read(tmp_path, file="path"))
+
+
 def test_webdataset(tmp_path):
   members = {
     "000/a.mp4": b"video",

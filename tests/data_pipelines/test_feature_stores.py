@@ -354,6 +354,37 @@ def test_nothing_in_a_pickle_is_run(tmp_path):
   ]
 
 
+def test_scalars_of_numpy_in_a_pickle_are_numbers_and_texts():
+  given = [np.float64(1), np.float32(2), np.int64(3), np.str_("x"), np.bool_(True)]
+  for value in (given, np.array(given, object), tuple(given)):
+    for protocol in (2, 4, 5):
+      found = packed.pickled(pickle.dumps(value, protocol))
+      assert found == [1.0, 2.0, 3, "x", True]
+      assert [type(x) for x in found] == [float, float, int, str, bool]
+  assert packed.pickled(pickle.dumps({"n": np.array(4)})) == {"n": 4}
+  assert packed.pickled(pickle.dumps(np.array([4]))).shape == (1,)
+
+
+@pytest.mark.parametrize("captions", ["csv", "json"])
+def test_words_are_learned_from_the_captions_of_each_form(tmp_path, captions):
+  told = {"start": [0.0, 3.0], "end": [2.0, 5.0], "text": ["Add salt", "stir, salt"]}
+  if captions == "csv":
+    text = 'start,end,text\n0.0,2.0,Add salt\n3.0,5.0,"stir, salt"\n'
+    (tmp_path / "howto100m_captions").mkdir()
+    (tmp_path / "howto100m_captions" / "v1.csv").write_text(text)
+  else:
+    (tmp_path / "caption.json").write_text(json.dumps({"v1": told}))
+  (tmp_path / "2D").mkdir()
+  np.save(tmp_path / "2D" / "v1.npy", features(0))
+  out = tmp_path / "out"
+  given = dict(format="howto100m", features=f"{tmp_path}/2D", rates="1.0", quiet=True)
+  info = clip_features.prepare(tmp_path, out, **given)
+  vocab = words.load(str(out / "vocab.txt"))
+  assert vocab.tokens[1:] == ("salt", "add", "stir")
+  assert info["vocab"]["digest"] == vocab.digest
+  assert vocab.encode("Add Salt") == [2, 1]  # as learned: capitals do not count
+
+
 def test_the_formats_are_known_by_name():
   assert {"hero_lmdb", "univl"} <= set(locate.formats())
   assert locate.reader("hero_lmdb:queries") is hero_lmdb.queries

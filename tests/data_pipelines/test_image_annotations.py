@@ -113,6 +113,25 @@ def test_malformed_files_say_where(tmp_path, name, value, message):
   assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("reader", "value"),
+  [
+    (image_captions.coco, {"images": [], "annotations": None}),
+    (image_captions.karpathy, {"images": 5}),
+    (image_captions.sbu, {"image_urls": None, "captions": []}),
+    (image_captions.vg_regions, None),
+    (image_captions.lxmert, 5),
+    (vqa.v2, {"questions": None}),
+    (vqa.vg, 5),
+    (vqa.lxmert, None),
+  ],
+)
+def test_what_is_no_list_is_one_line(tmp_path, reader, value):
+  put(tmp_path / "a.json", value)
+  with pytest.raises(errors.UserError, match=r"a\.json, .*no list"):
+    list(reader(tmp_path / "a.json"))
+
+
 def test_questions_and_soft_scores(tmp_path):
   questions = {
     "questions": [{"question_id": 1, "image_id": 42, "question": "how many?"}]

@@ -158,6 +158,22 @@ def test_lists_and_csv(tmp_path):
   assert _read(tmp_path, "a.csv", csv) == want
 
 
+def test_lines_of_a_csv_with_too_many_fields_are_counted(tmp_path):
+  csv = "start,end,text\n0,1,salt, pepper\n2,3,first\n4,5\n"
+  assert _read(tmp_path, "a.csv", csv) == ([("first", 2, 3)], 2)
+
+
+def test_the_timed_texts_of_a_row(tmp_path):
+  at = tmp_path / "a.csv"
+  at.write_text("start,end,text\n0,1,in the file\n")
+  said = (clip_row.Said("in the row", 0, 1),)
+  row = clip_row.ClipRow("k", "k", said=said, subtitles=str(at))
+  assert [s.text for s in subtitles.timed(row)] == ["in the row", "in the file"]
+  assert subtitles.timed(row._replace(subtitles="")) == said
+  at.write_text("<html>")
+  assert subtitles.timed(row) == said
+
+
 def test_encodings(tmp_path):
   one = "1\n00:00:00,000 --> 00:00:01,000\ncafé\n"
   for mark in ("utf-8-sig", "utf-16"):

@@ -1,7 +1,9 @@
 """Readers of videos with texts: literal files, written out from their descriptions."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 
 from data_pipelines.readers import (
@@ -44,6 +46,38 @@ def test_howto100m_index_and_json(tmp_path):
   put(tmp_path, {"caption.json": {"nVbIUDjzWY4": {"start": [0], "end": [1]}}})
   with pytest.raises(errors.UserError, match="nVbIUDjzWY4"):
     howto100m.read(tmp_path, captions="caption.json")
+
+
+@pytest.mark.parametrize("name", ["caption.pickle", "caption.pkl"])
+def test_howto100m_pickled_captions(tmp_path, name):
+  told = {
+    "v1": {"start": [np.float64(1)], "end": [np.float32(2)], "text": [np.str_("x")]},
+    "v2": {
+      "start": np.array([0.0, 4.5]),
+      "end": np.array([np.float32(4), 9], object),
+      "text": np.array([np.str_("one"), "two"], object),
+    },
+    "v3": {"start": [0], "end": [1], "text": ["not in the index"]},
+  }
+  index = "video_id,task_id\nv1,7\nv2,8\n"
+  put(tmp_path, {"HowTo100M_v1.csv": index, name: pickle.dumps(told)})
+  wanted = {"v1": (("x", 1.0, 2.0),), "v2": (("one", 0.0, 4.0), ("two", 4.5, 9.0))}
+  for rows in (
+    howto100m.read(tmp_path),
+    howto100m.read(tmp_path, captions=name),
+    howto100m.read(tmp_path / name),
+    howto100m.read(tmp_path / "HowTo100M_v1.csv"),
+  ):
+    assert {r.key: r.said for r in rows} == wanted
+  (tmp_path / "HowTo100M_v1.csv").unlink()
+  assert [r.key for r in howto100m.read(tmp_path)] == ["v1", "v2", "v3"]
+  some = howto100m.read(tmp_path, only={"v2"})
+  assert {r.key: r.said for r in some} == {"v2": wanted["v2"]}
+  put(tmp_path, {"caption.json": {"v4": {"start": [0], "end": [1], "text": ["j"]}}})
+  assert [r.key for r in howto100m.read(tmp_path)] == ["v4"]  # the JSON comes first
+  put(tmp_path, {name: pickle.dumps({"v1": {"start": [0], "end": [1, 2], "text": []}})})
+  with pytest.raises(errors.UserError, match="'v1' has no lists"):
+    howto100m.read(tmp_path, captions=name)
 
 
 def test_howto100m_csv_per_video(tmp_path):
@@ -104,6 +138,22 @@ def test_msrvtt_splits(tmp_path):
     msrvtt.read(tmp_path)
   with pytest.raises(errors.UserError, match="known: 9k, 7k, full"):
     msrvtt.read(tmp_path, train="1k")
+
+
+def test_msrvtt_test_list_alone(tmp_path):
+  put(tmp_path, {msrvtt.TEST: JSFUSION, "MSRVTT_train.9k.csv": "video_id\nvideo1\n"})
+  for source in (tmp_path, tmp_path / msrvtt.TEST):
+    (row,) = msrvtt.read(source)
+    assert (row.key, row.split, row.captions) == ("video4", "test", ("a dog runs",))
+    for train in ("7k", "full"):
+      with pytest.raises(errors.UserError, match=r"has none of MSRVTT_data\.json"):
+        msrvtt.read(source, train=train)
+  put(tmp_path, {"MSRVTT_data.json": MSRVTT})
+  (row,) = msrvtt.read(tmp_path / msrvtt.TEST)  # a file that is given counts alone
+  assert row.key == "video4"
+  assert [r.key for r in msrvtt.read(tmp_path)] == ["video1", "video4"]
+  with pytest.raises(errors.UserError, match=r"has none of MSRVTT_data\.json"):
+    msrvtt.read(put(tmp_path / "empty", {"note.txt": ""}))
 
 
 def test_msrvtt_annotations_layout(tmp_path):
