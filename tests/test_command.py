@@ -42,6 +42,8 @@ def config():
     ("rounds.new.first", "500", 500),
     ("checkpoint.every", "100", 100),
     ("mesh.fsdp", "2", 2),
+    ("init_from.path", "runs/x", "runs/x"),
+    ("init_from.override", "True", True),
     ("micro", "2", 2),
   ],
 )
@@ -72,7 +74,8 @@ def test_keywords_that_the_config_leaves_out_are_taken(path, text, value):
     ("checkpoint.evry=1", "Did you mean 'every'"),
     ("mesh.fdsp=1", "Did you mean 'fsdp'"),
     ("vocab.case=1", "Did you mean 'cased'"),
-    ("init_from.path=x", "no 'init_from'"),
+    ("init_from.pth=x", "no 'pth'. Did you mean 'path'"),
+    ("init_from.trees=x", "no 'trees'"),  # the run's own
     ("mdoel.remat=full", "no 'mdoel'. Did you mean 'model'"),
     ("miro=2", "Did you mean 'micro'"),
     ("micro", "write --config.micro=VALUE"),

@@ -17,7 +17,9 @@ from vlp_jax.vocab import Vocab
 NAMES = ("msrvtt", "rareact", "youcook2")
 MIL_NCE = [f"configs/mil_nce/{name}.py" for name in NAMES]
 FILES = [*MIL_NCE, *(f"configs/{s}/crosstask.py" for s in ("howto100m", "mil_nce"))]
+FILES += ["configs/howto100m/retrieval.py"]
 FORMS = [f"{p}:{form}" for p in MIL_NCE for form in ("code", "runlocal")]
+FORMS += [f"configs/howto100m/retrieval.py:data={d}" for d in ("msrvtt", "lsmdc")]
 FORMS += ["configs/mil_nce/msrvtt.py:choice", "configs/mil_nce/msrvtt.py:choice,code"]
 TINY = dict(space_to_depth=(), stem_window=(2, 4, 4), stem_strides=(2, 4, 4), stages=())
 

@@ -16,6 +16,7 @@ from vlp_jax.vocab import Vocab
 
 # Mappings at the top of a config that it may leave out.
 OPTIONAL = ("vocab", "input", "evals", "mesh", "checkpoint", "rounds", "after_update")
+OPTIONAL += ("init_from",)
 
 
 def optional(parents: tuple[str, ...]) -> bool:
@@ -95,6 +96,12 @@ def _known(config, parents, node) -> set[str]:
       return _names(found.load) | {"name"}
     case ("vocab",):
       return _names(Vocab)
+    case ("init_from",):
+      own = {*settings_lib.INIT_KEYS, "override"}
+      if isinstance(node.get("importer"), str):
+        found = resolve.module("vlp_jax.importers", node["importer"])
+        own |= _names(found.convert, skip=2) - {"trees"}  # the run gives these
+      return own
     case ("after_update",) if "fn" in node:
       return _names(resolve.function("vlp_jax.objectives", node["fn"]), skip=1)
     case ("rounds", _) if "fn" in node:

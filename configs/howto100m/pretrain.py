@@ -24,7 +24,7 @@ def get_config(arg=None):
   c = ml_collections.ConfigDict()
   epoch = VIDEOS // ROWS  # the last, smaller batch is dropped
   c.seed, c.total_steps = 0, EPOCHS * epoch
-  c.vocab = dict(name="words", file="data/howto100m_features/vocab.txt", cased=True)
+  c.vocab = dict(name="words", file="data/howto100m_features/vocab.txt")
   c.model = dict(name="howto100m", variant=arg.variant, dtype="bfloat16")
   c.tasks = dict(ranking=dict(objective="ranking:max_margin", margin=0.1))
   c.tasks.ranking.negative_weighting, c.tasks.ranking.hard_negative_rate = True, 0.5
