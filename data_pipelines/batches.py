@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines import index, mixture, packing, plan, quarantine
+from data_pipelines import index, mixture, packing, plan, quarantine, shapes
 from vlp_jax import batch as contract
 from vlp_jax import declared, resolve
 from vlp_jax.errors import CheckpointError, DataBudgetError, UserError
@@ -133,7 +133,7 @@ class _Source:
 
   def slice(self, host: int, num_hosts: int) -> None:
     """Checks that every batch divides by the hosts."""
-    rows = math.gcd(*(r.rows for r in self.rungs))
+    rows, self.num_hosts = math.gcd(*(r.rows for r in self.rungs)), num_hosts
     if not 0 <= host < num_hosts or rows % num_hosts:
       raise UserError(
         f"host {host} of {num_hosts}: batches of {[r.rows for r in self.rungs]} rows "
@@ -260,6 +260,10 @@ class Batches:
     at = {"window": int(planned["window"]), "batch": int(planned["batch"]) + 1}
     self._state = {**at, **self._fixed}
     return batch
+
+  def shapes(self) -> list[shapes.Shapes]:
+    """Of every batch that may come, this host's rows; nothing is read."""
+    return shapes.of(self._source)
 
   def get_state(self) -> dict:
     """JSON-able, under 1 kB."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from data_pipelines import plan
+from data_pipelines import plan, shapes
 from vlp_jax.errors import CheckpointError, UserError
 
 KEY, RATE = "mixture", "rate"
@@ -77,6 +77,11 @@ class Mixture:
   def rungs(self) -> tuple:
     """All shapes that occur."""
     return tuple(sorted({r for s in self.sources.values() for r in s.rungs}))
+
+  def shapes(self) -> list[shapes.Shapes]:
+    """Of all batches that may come, this host's rows."""
+    every = [one for s in self.sources.values() for one in s.shapes()]
+    return shapes.distinct(every)
 
   @property
   def bad(self) -> dict:

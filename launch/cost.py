@@ -60,7 +60,7 @@ def main(changes):
   import jax
 
   jax.config.update("jax_platforms", "cpu")  # a TPU or GPU stays free
-  from vlp_jax.costs import report, request
+  from vlp_jax.costs import inputs, report, request
 
   asked = request.Request(
     chip=FLAGS.chip,
@@ -71,15 +71,7 @@ def main(changes):
     vocab_size=FLAGS.vocab_size,
     compile=FLAGS.compile,
     remat_gb=FLAGS.remat_gb,
-    sizes={
-      "B": FLAGS.rows,
-      "M": FLAGS.length,
-      "L": FLAGS.words,
-      "R": FLAGS.regions,
-      "T": FLAGS.frames,
-      "H": FLAGS.size,
-      "W": FLAGS.size,
-    },
+    sizes={letter: FLAGS[flag].value for letter, flag in inputs.FLAGS.items()},
   )
   out = request.answer(config, asked)
   print(json.dumps(out, indent=2) if FLAGS.json else report.table(out))

@@ -31,28 +31,50 @@ flags.DEFINE_float("stride_s", None, "From window to window; default window_s.")
 flags.DEFINE_float("frame_rate", None, "Hz; default the config's, or the stored one.")
 flags.DEFINE_integer("rows", 32, "Windows of a batch, over all devices.")
 flags.DEFINE_bool("average", False, "The averaged parameters that the optimiser kept.")
+flags.DEFINE_bool("override", False, "Vocabulary and tree may be other than trained.")
 flags.DEFINE_bool("quiet", False, "No progress bar.")
 
 
-def _model(config, checkpoint):
-  """(settings, tokeniser, mesh, module, variables on the mesh, their digest)."""
+def _settings(config):
+  from vlp_jax import settings
+
+  return settings.load(settings.with_twins(settings.plain(config)))
+
+
+def _model(s, checkpoint, given):
+  """(tokeniser, mesh, module, variables on the mesh, their digest).
+
+  Args: given: the input that is read, whose tree and features must be the model's.
+  """
   import optax
 
-  from vlp_jax import evaluate, resolve, restore, sharding
+  from vlp_jax import (
+    cluster_tree,
+    evaluate,
+    fitting,
+    resolve,
+    restore,
+    sharding,
+    snapshot,
+  )
   from vlp_jax import settings as settings_lib
   from vlp_jax import state as state_lib
 
-  s = settings_lib.load(settings_lib.with_twins(settings_lib.plain(config)))
   vocab, tokeniser = settings_lib.vocabulary(s)
+  trees = {"tree": cluster_tree.load(given["tree"])} if given.get("tree") else {}
+  if not FLAGS.override:
+    restore.same_meaning(checkpoint, snapshot.identities(vocab, None, trees))
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   model = resolve.model(s.model, inject=inject)
+  fitting.tokens(model, trees)
+  fitting.width(model, "input", given)
   mesh = sharding.mesh(s.mesh)
   _, abstract, shardings, _ = state_lib.init(model, lambda _: optax.identity(), mesh)
   found = restore.load_variables(checkpoint, average=FLAGS.average)
   # Teachers and queues of the training are no variables of the model.
   found = {k: v for k, v in found.items() if k in abstract.variables}
   state = evaluate.place(abstract, found, shardings)
-  return s, tokeniser, mesh, model, state.variables, evaluate.digest(found)
+  return tokeniser, mesh, model, state.variables, evaluate.digest(found)
 
 
 def _input(s, info):
@@ -126,7 +148,7 @@ def main(changes):
   from vlp_jax.errors import UserError
 
   distributed.start()
-  s, tokeniser, mesh, model, variables, digest = _model(config, FLAGS.checkpoint)
+  s = _settings(config)
   source = FLAGS.data or s.input.get("dir")
   if not source:
     raise UserError("--data is missing, and the config's input has no dir.")
@@ -136,6 +158,7 @@ def main(changes):
   for name in names:
     if name not in info["splits"]:
       raise UserError(f"--split {name!r}.{resolve.nearest(name, info['splits'])}")
+  tokeniser, mesh, model, variables, digest = _model(s, FLAGS.checkpoint, given)
   forward = _forward(model, variables, mesh)
   hosts = dict(host=jax.process_index(), num_hosts=jax.process_count())
   splits = {

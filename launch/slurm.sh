@@ -51,9 +51,15 @@ job=$(
 cd $(quoted "$dir") || exit 2
 mkdir -p $(quoted "$logs")
 trap : TERM  # the steps get it too; this shell waits for them
+told=$(quoted "$logs")/srun-\$SLURM_JOB_ID.log
 srun --wait=300 --open-mode=append --output=$(quoted "$logs")/process-%t.log \\
-  $(training)
+  $(training) 2>"\$told"
 code=\$?
+cat "\$told" >&2
+# srun's code is the highest: 75 of those that are stopped would hide the 2 of the one
+# that failed, and the job would be queued again for ever.
+failed=\$(sed -n 's/.*Exited with exit code \([0-9]*\).*/\1/p' "\$told" | grep -vx 75)
+[ -z "\$failed" ] || [ "\$code" -ne 75 ] || code=\${failed%%[!0-9]*}
 if [ "\$code" -eq 75 ]; then
   echo "preempted: queued again"
   scontrol requeue "\$SLURM_JOB_ID"

@@ -12,8 +12,9 @@
 #   --dry_run            print what would run
 #
 # What is left goes to `python -m launch.train`; the workdir is one that all workers
-# reach. The exit code is the worst of the workers'; after 75 (preempted) the same command
-# goes on where the run was, on a new slice as well.
+# reach. The exit code is the worst of the workers'; after 75 (preempted, or the
+# connection was lost) the same command goes on where the run was, on a new slice as
+# well. It is 2 where the workers were not reached at all.
 source "$(dirname "${BASH_SOURCE[0]}")/nodes.sh"
 dir=vlp_jax python=.venv/bin/python name="" setup="" where=()
 while [ $# -gt 0 ]; do
@@ -51,11 +52,21 @@ if [ -n "$dry_run" ]; then
   quoted "${call[@]}"
   exit 0
 fi
-told=$("${call[@]}" | tee /dev/stderr)
+told=$("${call[@]}" 2>&1 | tee /dev/stderr)
 reached=$?
 codes=$(sed -n 's/.*exit code \([0-9]*\) of .*/\1/p' <<<"$told")
 # shellcheck disable=SC2086  # one word each
 code=$(worst $codes)
-# A slice that is taken away ends the connections before a worker can tell its code.
-if [ "$reached" -ne 0 ] && [ "$code" -eq 0 ]; then code=75; fi
+if [ "$reached" -ne 0 ] && [ "$code" -eq 0 ]; then
+  # A slice that is taken away ends the connections before a worker can tell its code;
+  # then ssh's is 255, which gcloud hands on or tells. All else comes again each time.
+  refused="Permission denied|Host key verification failed|Could not resolve hostname"
+  lost="return code \[255\]|Connection (closed|reset|to .* closed)|Broken pipe"
+  if ! grep -qE "$refused" <<<"$told" &&
+    { [ "$reached" -eq 255 ] || grep -qE "$lost" <<<"$told"; }; then
+    exit 75
+  fi
+  fail "gcloud left with $reached before all workers told an exit code: what it says is" \
+    "above; look at the name, --zone, --project and the login."
+fi
 exit "$code"

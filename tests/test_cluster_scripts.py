@@ -135,6 +135,20 @@ def test_slurm_queues_a_preempted_job_again(stand_ins, tmp_path):
   assert words == ["-m", "launch.train", *TRAIN]
 
 
+def test_slurm_does_not_queue_a_failure_again(stand_ins, tmp_path):
+  """One process fails, the others are stopped and save: srun's code is the highest."""
+  stand_ins("sbatch", "exec bash")
+  said = "srun: error: a: task {}: Exited with exit code {}"
+  lines = [said.format(task, code) for task, code in ((0, 75), (1, 2), (2, 75))]
+  stand_ins("srun", f"printf '%s\\n' {shlex.join(lines)} >&2; exit 75")
+  stand_ins("scontrol", 'echo "$@" > requeued')
+  given = ("--dir", str(tmp_path), "--logs", str(tmp_path / "l"))
+  made = run("slurm", *given, *TRAIN, path=stand_ins.path, SLURM_JOB_ID="31")
+  assert made.returncode == 2
+  assert lines[1] in made.stderr
+  assert not (tmp_path / "requeued").exists()
+
+
 def test_tpu_workers_tell_their_exit_codes(stand_ins, tmp_path):
   # Two workers in turn; the command is the last word.
   stand_ins("gcloud", 'for HOST in 1 2; do export HOST; bash -c "${@: -1}"; done')
@@ -150,10 +164,30 @@ def test_tpu_workers_tell_their_exit_codes(stand_ins, tmp_path):
   assert log.splitlines()[0] == f"auto -m launch.train {' '.join(TRAIN)}"
 
 
-def test_a_lost_slice_counts_as_preempted(stand_ins, tmp_path):
-  stand_ins("gcloud", "exit 255")
+@pytest.mark.parametrize(
+  ("says", "left", "code"),
+  [
+    ("", 255, 75),
+    ("ERROR: (gcloud) [/usr/bin/ssh] exited with return code [255].", 1, 75),
+    ("Connection to 10.0.0.2 closed by remote host.", 1, 75),
+    ("client_loop: send disconnect: Broken pipe", 1, 75),
+    ("exit code 0 of a", 255, 75),  # the other is lost
+    ("exit code 1 of a", 255, 1),
+    ("ERROR: (gcloud) NOT_FOUND: resource 'pod' was not found", 1, 2),
+    ("ERROR: (gcloud) You do not currently have an active account", 1, 2),
+    ("ERROR: (gcloud) [/usr/bin/ssh] exited with return code [2].", 2, 2),  # --setup
+    ("u@10.0.0.2: Permission denied (publickey). return code [255]", 255, 2),
+  ],
+)
+def test_a_lost_slice_counts_as_preempted_and_mistakes_do_not(
+  stand_ins, says, left, code
+):
+  stand_ins("gcloud", f"echo {shlex.quote(says)} >&2; exit {left}")
   made = run("tpu_vm", "pod", "--zone", "z", *TRAIN, path=stand_ins.path)
-  assert made.returncode == 75
+  assert made.returncode == code
+  told = [line for line in made.stderr.splitlines() if line.startswith("error: ")]
+  assert len(told) == (code == 2)
+  assert says in made.stderr
 
 
 SSH = """

@@ -1,12 +1,14 @@
 """The batch contract, metrics and the resolution of names."""
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vlp_jax import batch as batch_lib
-from vlp_jax import resolve
+from vlp_jax import errors, resolve
 from vlp_jax.errors import UserError
 from vlp_jax.metrics import Mean, Result, Term
 from vlp_jax.vocab import Vocab
@@ -122,6 +124,53 @@ def test_keywords_are_bound_against_signatures():
     resolve.bind(fn, {"rate": "x"}, inject={"vocab": vocab}, skip=1)
   with pytest.raises(UserError, match=r"unknown key 'rat'. Did you mean 'rate'"):
     resolve.bind(fn, {"rat": 1}, inject={"vocab": vocab}, skip=1)
+
+
+def test_choices_and_ranges_are_told_with_what_is_valid():
+  Rate = Annotated[float, resolve.Span(0, 1)]
+
+  def fn(
+    *,
+    mode: Literal["a", "b"] = "a",
+    kind: Literal[None, "x"] = None,
+    rate: Rate | None = None,
+    count: Annotated[int, resolve.Span(1)] = 1,
+  ):
+    return mode, kind, rate, count
+
+  assert resolve.bind(fn, dict(mode="b", kind="x", rate=0, count=2))() == (
+    "b",
+    "x",
+    0,
+    2,
+  )
+  assert resolve.bind(fn, dict(kind=None, rate=None))() == ("a", None, None, 1)
+  for given, says in (
+    (dict(mode="c"), "fn.mode is 'c' (str); it must be one of 'a', 'b'."),
+    (dict(kind="y"), "it must be one of None, 'x'."),
+    (dict(rate=1.0), "it must be float, at least 0 and below 1 or None."),
+    (dict(rate=float("nan")), "fn.rate is nan"),
+    (dict(count=0), "fn.count is 0 (int); it must be int, at least 1."),
+    (dict(count=1.0), "it must be int, at least 1."),
+  ):
+    with pytest.raises(UserError) as error:
+      resolve.bind(fn, given)
+    assert says in str(error.value)
+
+
+def test_what_tracing_raises_is_one_line_that_keeps_its_cause():
+  for raised, says in (
+    (ValueError("no\n  good."), "config.model: no good. (--debug shows where)"),
+    (KeyError("no 'x' here."), "config.model: no 'x' here. (--debug"),
+    (ZeroDivisionError("by 0"), "config.model: ZeroDivisionError: by 0 (--debug"),
+  ):
+    with pytest.raises(UserError) as error, errors.of_config("config.model"):
+      raise raised
+    assert says in str(error.value)
+    assert error.value.__cause__ is raised
+  for raised in (AttributeError("ours"), errors.NumericError("its own code")):
+    with pytest.raises(type(raised)), errors.of_config("config.model"):
+      raise raised
 
 
 def test_vocabularies_know_their_bounds():

@@ -82,9 +82,22 @@ def test_features_of_the_twin_become_tokens(twins, tmp_path):
     assert z["tree_digest"].tobytes().hex() == found.digest
   assert (tmp_path / "sizes.png").stat().st_size > 1000
   assert "is done" in run("launch.cluster", *given)
-  said = run("launch.cluster", "--features", out, "--out", tree, code=2)
-  assert said.count("\n") == 1
-  assert "Give another --out" in said
+  again = lambda *more, code=2: run("launch.cluster", *given, *more, code=code)
+  for more, message in (
+    (["--branching", 4, "--passes", 5], "branching=3, not 4; passes=4, not 5."),
+    (["--seed", 1], "seed=0, not 1."),
+    (["--split", "test"], "made of other features."),
+    (["--seed", -1], "--seed=-1"),
+    (["--tree", tree], "without --out"),
+  ):
+    said = again(*more)
+    assert said.count("\n") == 1
+    assert message in said
+  assert cluster_tree.load(tree).digest == found.digest
+  held = ["--features", out, "--split", "test", "--tree", tree, "--quiet"]
+  assert found.digest in run("launch.cluster", *held, "--assign", tmp_path / "test.npz")
+  with np.load(tmp_path / "test.npz") as z:
+    assert len(z["keys"]) == 12
 
 
 @pytest.mark.slow

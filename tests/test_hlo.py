@@ -1,11 +1,15 @@
 """Collectives are counted in programs that we know, and in texts of other backends."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
+from launch.bench import tpu
 from vlp_jax import hlo, sharding
+from vlp_jax.costs import job
 
 
 @pytest.mark.parametrize(
@@ -118,3 +122,42 @@ def test_pairs_tuples_loops_and_calls():
 def test_other_texts_are_refused():
   with pytest.raises(ValueError, match="no ENTRY computation"):
     hlo.collectives("module @jit_f { func.func public @main() }")
+
+
+def _look(path, task, monkeypatch, **changes):
+  """`bench.tpu.look` at a training step on eight devices."""
+  monkeypatch.setattr(tpu, "LEAST", 4_096)  # small nets have small parameters
+  config = tpu.load(path)
+  config.model.dtype = changes.pop("dtype", "bfloat16")
+  config.mesh.update(changes)
+  made = job.build(config, jax.devices(), vocab_size=1_024, sizes=dict(M=64))
+  lowered = made.lower(task)
+  return tpu.look(made, lowered, lowered.compile())
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize(
+  ("path", "task"),
+  [
+    ("uniter/pretrain:runlocal", "mlm"),
+    pytest.param("uniter/pretrain:runlocal", "itm", marks=pytest.mark.slow),
+    pytest.param("mil_nce/howto100m:runlocal", "mil_nce", marks=pytest.mark.slow),
+  ],
+)
+def test_data_parallel_steps_gather_no_parameter_and_multiply_in_bfloat16(
+  path, task, monkeypatch
+):
+  found = _look(path, task, monkeypatch)
+  assert not found["gathers"]
+  assert not found["float32_places"]
+  assert found["float32"] < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.multidevice
+def test_what_the_look_finds(monkeypatch):
+  """Parameters over fsdp are gathered; float32 matmuls are seen."""
+  given = "uniter/pretrain:runlocal", "mlm", monkeypatch
+  assert _look(*given, data=1, fsdp=8)["gathers"]
+  monkeypatch.setattr(tpu, "ALLOWED", re.compile("nothing"))
+  assert _look(*given)["float32"] > 0  # the logits

@@ -108,6 +108,23 @@ def test_ids_are_those_of_the_loops_on_host_and_device(data, fitted):
   with pytest.raises(ValueError, match=r"0\.\.8 exist"):
     tree.digits([9])
   np.testing.assert_array_equal(tree.centroid(5), tree.centroids[1][1, 2])
+  for bad in (-1, [3, 9]):
+    with pytest.raises(ValueError, match=r"0\.\.8 exist"):
+      tree.centroid(bad)
+
+
+@pytest.mark.parametrize("width", [4, 256])
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+def test_ids_are_the_same_however_far_from_zero(width, offset):
+  """Squares of places would leave float32 no digit for what the clusters differ in."""
+  x = np.random.default_rng(0).normal(size=(500, width)) + offset
+  x = x.astype(np.float32)
+  found = kmeans.fit([x], **GIVEN, mesh=mesh(1))
+  np.testing.assert_array_equal(found.tree.assign(x), found.ids)
+  levels = jax.device_put(list(found.tree.levels()))
+  near = jax.jit(cluster_tree.descend)(levels, x)
+  np.testing.assert_array_equal(near, found.ids)
+  assert len(np.unique(found.ids)) > K
 
 
 def test_how_it_is_cut_does_not_matter(data, fitted):
@@ -248,6 +265,8 @@ def test_bad_features_are_told(data):
     kmeans.fit([x], branching=1000, depth=4)
   with pytest.raises(UserError, match=r"branching=1 "):
     kmeans.fit([x], branching=1)
+  with pytest.raises(UserError, match=r"seed=-1 "):
+    kmeans.fit([x], seed=-1)
 
 
 def test_trees_are_files_that_know_themselves(fitted, tmp_path):
@@ -274,6 +293,24 @@ def test_trees_are_files_that_know_themselves(fitted, tmp_path):
   np.savez(path, something=np.zeros(3))
   with pytest.raises(UserError, match="no tree"):
     kmeans.load(path)
+
+
+def test_a_tree_knows_what_it_was_made_of(fitted, tmp_path):
+  tree, path = fitted.tree, tmp_path / "tree.npz"
+  origin = dict(GIVEN, width=WIDTH, cosine=False, features="abc")
+  assert tree.save(path, origin=origin) == tree.digest == kmeans.load(path).digest
+  say = lambda **more: cluster_tree.differ(path, origin | more)
+  assert say() == []
+  assert say(seed=4, features="of another order") == ["seed=3, not 4"]
+  assert say(passes=9, width=3) == ["passes=3, not 9", f"width={WIDTH}, not 3"]
+  assert say(features="others") == ["other features"]
+  tree.save(path)  # as trees were before
+  assert say(passes=9, features="others") == []
+  assert say(depth=3) == ["depth=2, not 3"]
+  arrays = dict(np.load(path)) | dict(origin=np.frombuffer(b"{what", np.uint8))
+  np.savez(path, **arrays)
+  with pytest.raises(CheckpointError, match="is damaged"):
+    say()
 
 
 def test_mutual_information_is_scikit_learns():

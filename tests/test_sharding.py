@@ -64,8 +64,18 @@ def test_unknown_and_useless_axes_are_errors():
   with pytest.raises(UserError, match=r"unknown logical axis 'wide'.*embed"):
     sharding.state_shardings({"a": boxed((4, 4), ("wide", None))}, sharding.mesh())
   mesh = sharding.mesh(dict(data=1, model=8))
-  with pytest.raises(UserError, match="'model' of size 8 divides no parameter"):
-    sharding.state_shardings({"a": boxed((4, 4), ("embed", "mlp"))}, mesh)
+  says = r"mesh.model=8 divides no parameter.*are mlp 12, heads 4; with 8.*\[1, 2, 4\]"
+  tree = {"a": boxed((4, 12), ("embed", "mlp")), "b": boxed((4, 6), ("heads", "kv"))}
+  with pytest.raises(UserError, match=says):
+    sharding.state_shardings(tree, mesh)
+  mesh = sharding.mesh(dict(data=1, fsdp=7), jax.devices()[:7])
+  says = (
+    r"mesh.fsdp=7.*are unnamed 4096, unnamed 1024; with 7 devices give one of \[1\]"
+  )
+  with pytest.raises(UserError, match=says):
+    sharding.state_shardings({"a": boxed((1024, 4096))}, mesh)
+  with pytest.raises(UserError, match=r"are none; .* give one of \[1\]"):
+    sharding.state_shardings({"a": boxed((7, 7))}, mesh)
 
 
 @pytest.mark.multidevice

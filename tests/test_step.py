@@ -1,5 +1,7 @@
 """The step: exact accumulation, devices, one all-reduce, non-finite policy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,11 @@ import optax
 import pytest
 
 from tests import toy
-from vlp_jax import sharding
+from vlp_jax import settings, sharding
 from vlp_jax import state as state_lib
 from vlp_jax import step as step_lib
 from vlp_jax.errors import UserError
+from vlp_jax.objectives import contrastive
 
 
 def prepared(devices=1, micro=1, tx=None, mesh=None, model=None, objective=None):
@@ -140,8 +143,24 @@ def test_objectives_over_the_whole_batch_refuse_microbatches():
     return toy.classify(apply, variables, batch, key)
 
   compare.global_batch = True
-  with pytest.raises(UserError, match=r"micro=2 would change the loss"):
+  with pytest.raises(UserError, match=r"micro=2 would change the loss. Set micro=1\.$"):
     prepared(micro=2, objective=compare)
+  # The remedy is named where there is one.
+  bound = settings.with_hooks(functools.partial(contrastive.mil_nce, tau=0.1))
+  with pytest.raises(UserError, match=r'or objective="cached_contrastive:mil_nce"\.$'):
+    prepared(micro=2, objective=bound)
+
+
+def test_what_model_and_objective_refuse_in_tracing_is_one_line():
+  def groups(apply, variables, batch, key):
+    raise ValueError("BatchNorm cannot cut 16 rows into 5 groups.")
+
+  state, step, mesh = prepared(objective=groups)
+  batch = sharding.put(toy.batches(1)[0], mesh)
+  for call in (step, step.lower):  # training, and launch.cost --compile
+    with pytest.raises(UserError, match=r"^tasks.task: BatchNorm.*5 groups") as error:
+      call(state, batch, jax.random.key(0))
+    assert isinstance(error.value.__cause__, ValueError)
 
 
 def test_batch_statistics_run_through_the_microbatches():

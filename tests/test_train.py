@@ -1,5 +1,6 @@
 """The loop on batches in memory: learning, resume, log, signals, errors, evaluation."""
 
+import functools
 import json
 import os
 import signal
@@ -81,6 +82,23 @@ def test_two_tasks_microbatches_and_resume_in_pieces_equal_one_run(tmp_path):
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
   steps = [json.loads(x)["step"] for x in lines(tmp_path / "parts")]
   assert steps == sorted(set(steps))
+
+
+@pytest.mark.multidevice
+def test_a_run_on_eight_devices_goes_on_on_two(tmp_path):
+  """State, optimiser, schedule and position over another mesh: the same run."""
+  steady = {"name": "adam", "lr": 1e-2, "schedule": "constant"}
+  given = dict(total_steps=20, optim=steady, compile_ahead=True)
+  eight = config(mesh={"data": 4, "fsdp": 2}, **given)
+  whole = run(eight, tmp_path / "whole", devices=jax.devices()[:8])
+  run(eight | {"total_steps": 10}, tmp_path / "parts", devices=jax.devices()[:8])
+  two = config(mesh={"data": 2}, **given)
+  rest = run(two, tmp_path / "parts", devices=jax.devices()[:2])
+  assert [row["step"] for row in rest.metrics] == [15, 20]
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(near, rest.state.params, whole.state.params)
+  for row, want in zip(rest.metrics, whole.metrics[2:], strict=True):
+    assert row == pytest.approx(want, rel=1e-4)
 
 
 def test_tasks_begin_and_end_when_they_are_told():

@@ -7,7 +7,7 @@ import pytest
 from tests.test_probe_configs import load
 from vlp_jax import checkpoint, cluster_tree, restore, sources, train
 from vlp_jax import settings as settings_lib
-from vlp_jax.errors import CheckpointError
+from vlp_jax.errors import CheckpointError, UserError
 
 
 def other(path, tree):
@@ -51,6 +51,20 @@ def test_a_run_knows_its_tree_and_its_checkpoints_hold_it(tmp_path):
   assert look.restore(abstract).step == 1
   same = checkpoint.Checkpoints(tmp_path / "a", read_only=True, **run.meaning)
   assert same.restore(abstract).step == 1
+
+
+@pytest.mark.usefixtures("twins")
+def test_a_run_refuses_a_tree_or_features_of_another_size():
+  config = load("configs/videobert/pretrain.py:runlocal") | dict(init_from={})
+  config["model"]["num_tokens"] = 8
+  for task in ("video", "joint"):
+    config["tasks"][task]["num_tokens"] = 8
+  with pytest.raises(UserError, match=r"has 16 leaves \(4\^2\), model.num_tokens is 8"):
+    train.Run(config, devices=jax.devices()[:1])
+  config = load("configs/cbt/pretrain.py:runlocal")
+  config["model"]["feature_dim"] = 17
+  with pytest.raises(UserError, match=r"width 16, the model takes 17. Set model.feat"):
+    train.Run(config, devices=jax.devices()[:1])
 
 
 @pytest.mark.usefixtures("twins")

@@ -8,14 +8,16 @@ not 20,736; its leaf is not always the nearest of all. VideoBERT's tokens (arXiv
 
 Children that no training point chose are unused: they stand where their node stands
 and are never chosen. `tree.digest` identifies the tokens; a model trained on those of
-one tree is of no use with another, and `tree.expect` refuses it.
+one tree is of no use with another, and `tree.expect` refuses it. (`vlp_jax.fitting`
+refuses a tree of another size than the model's table.)
 """
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +80,17 @@ class Tree(NamedTuple):
 
   def digits(self, ids) -> np.ndarray:
     """[..., depth] int32, the child taken at each level."""
-    ids, k = np.asarray(ids), self.branching
+    ids, k = self._known(ids), self.branching
+    powers = k ** np.arange(self.depth - 1, -1, -1)
+    return (ids[..., None] // powers % k).astype(np.int32)
+
+  def _known(self, ids):
+    ids = np.asarray(ids)
     if ids.size and not 0 <= ids.min() <= ids.max() < self.size:
       raise ValueError(
         f"ids from {ids.min()} to {ids.max()}; 0..{self.size - 1} exist."
       )
-    powers = k ** np.arange(self.depth - 1, -1, -1)
-    return (ids[..., None] // powers % k).astype(np.int32)
+    return ids
 
   def ids(self, digits) -> np.ndarray:
     """[...] int32 of [..., depth] digits: the inverse of `digits`."""
@@ -96,7 +102,7 @@ class Tree(NamedTuple):
 
   def centroid(self, ids) -> np.ndarray:
     """[..., D] float32, of leaves."""
-    return self.leaves()[np.asarray(ids)]
+    return self.leaves()[self._known(ids)]
 
   def leaves(self) -> np.ndarray:
     """[k ** depth, D] float32 in the order of ids; finite for unused ones too."""
@@ -143,21 +149,34 @@ class Tree(NamedTuple):
   def levels(self):
     """(nodes [K, D], children relative to them [K, k, D], used [K, k]) of each level.
 
-    Differences to the node keep the digits of float32; so does the training.
+    Differences to the node keep the digits of float32; so does the training. The root,
+    the mean of all points there, is that of its children: any place near them will do.
     """
-    parent, k = np.zeros((1, self.width), np.float32), self.branching
+    k, top = self.branching, self.centroids[0][self.used[0]]
+    parent = top.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
     for child, used in zip(self.centroids, self.used, strict=True):
       child = child.reshape(-1, k, self.width)
       yield parent, child - parent[:, None], used.reshape(-1, k)
       parent = child.reshape(-1, self.width)
 
-  def save(self, path: str | os.PathLike) -> str:
-    """Writes an .npz, whole or not at all; returns the digest."""
+  def save(
+    self, path: str | os.PathLike, *, origin: Mapping[str, Any] | None = None
+  ) -> str:
+    """Writes an .npz, whole or not at all; returns the digest.
+
+    Args:
+      origin: settings and `features`, what identifies these, that it was made of; no
+        part of the digest.
+    """
     arrays = {f"centroids_{i}": np.asarray(c) for i, c in enumerate(self.centroids)}
     arrays |= {f"used_{i}": np.asarray(u) for i, u in enumerate(self.used)}
     digest = self.digest
     code = np.frombuffer(bytes.fromhex(digest), np.uint8)
-    write_npz(path, {**arrays, "cosine": np.array(self.cosine), "digest": code})
+    arrays |= {"cosine": np.array(self.cosine), "digest": code}
+    if origin:
+      text = json.dumps(origin, sort_keys=True).encode()
+      arrays["origin"] = np.frombuffer(text, np.uint8)
+    write_npz(path, arrays)
     return digest
 
 
@@ -187,7 +206,7 @@ def load(path: str | os.PathLike, *, digest: str = "") -> Tree:
   found = read_lib.read(path)
   depth = sum(k.startswith("centroids_") for k in found)
   names = [f"{kind}_{i}" for kind in ("centroids", "used") for i in range(depth)]
-  if not depth or set(found) != {*names, "cosine", "digest"}:
+  if not depth or set(found) - {"origin"} != {*names, "cosine", "digest"}:
     raise UserError(
       f"{path} is no tree of launch.cluster; it holds {sorted(found)[:9]}."
     )
@@ -198,6 +217,26 @@ def load(path: str | os.PathLike, *, digest: str = "") -> Tree:
   if digest:
     tree.expect(digest, os.fspath(path))
   return tree
+
+
+def differ(path: str | os.PathLike, origin: Mapping[str, Any]) -> list[str]:
+  """What a saved tree was made of where that is not `origin`, in words; [] if it is.
+
+  Of a tree saved without its origin only what can be seen of it is compared.
+  Raises: UserError if it is missing, CheckpointError if it is damaged.
+  """
+  tree, text = load(path), read_lib.read(path).get("origin")
+  try:
+    said = {} if text is None else dict(json.loads(text.tobytes()))
+  except (TypeError, ValueError):
+    raise CheckpointError(f"{path} is damaged in what it says of its origin.") from None
+  found = {
+    k: getattr(tree, k) for k in ("branching", "depth", "width", "cosine")
+  } | said
+  odd = [k for k in origin if k in found and found[k] != origin[k]]
+  # What identifies features says nothing to people, and changes with the seed.
+  words = [f"{k}={found[k]}, not {origin[k]}" for k in odd if k != "features"]
+  return words or ["other features"] * len(odd)
 
 
 @functools.partial(jax.jit, static_argnames=("cosine", "together"))

@@ -1,7 +1,7 @@
 """The same evaluators with and without training, and where parameters come from."""
 
+import dataclasses
 import hashlib
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlp_jax import checkpoint, resolve, restore, sources
+from vlp_jax import checkpoint, importers, resolve, restore, snapshot, sources
 from vlp_jax import settings as settings_lib
 from vlp_jax.errors import CheckpointError, UserError
+from vlp_jax.formats import read as read_lib
 from vlp_jax.metrics import Result
 
 
@@ -65,41 +66,82 @@ def run_all(
   return results
 
 
-def init_from(state, given: Mapping[str, Any], model, shardings):
+def init_from(
+  state,
+  given: Mapping[str, Any],
+  model,
+  shardings,
+  *,
+  vocab: Any = None,
+  trees: Mapping[str, Any] | None = None,
+):
   """A fresh state with parameters of another run or of a published checkpoint.
 
   Args:
     given: path; importer (a file of `vlp_jax/importers`) for published weights, or for
       another run's that it changes, and its keywords; `only`, a regular expression: of
       another run what it finds is taken, as "video_tower" to fine-tune a tower, and all
-      else keeps its fresh values.
+      else keeps its fresh values; `override`: vocabulary and tree may be others.
+    vocab, trees: of this run. What is taken must be of the same ones: all of a run's
+      variables, or of a part those whose sizes depend on them.
   """
   given = dict(given)
   path, family = given.pop("path", None), given.pop("importer", None)
-  only = given.pop("only", "")
+  only, override = given.pop("only", ""), given.pop("override", False)
   if not path:
     raise UserError("init_from.path is missing.")
+  trees, ours = {} if override else dict(trees or {}), restore.holds(path)
+  taken = None  # of another run: all that it has
   if family:
-    if restore.holds(path):
-      arrays = flat(checkpoint.load_variables(path))
-    else:
-      arrays = importlib.import_module("vlp_jax.formats.read").read(path)
-    variables, report = resolve.module("vlp_jax.importers", family).convert(
-      arrays, model, **given
-    )
-    if report.missing:
-      variables = _overlay(state.variables, variables)
+    arrays = flat(checkpoint.load_variables(path)) if ours else read_lib.read(path)
+    convert = resolve.module("vlp_jax.importers", family).convert
+    inject = {"trees": trees}
+    convert = resolve.bind(convert, given, inject=inject, skip=2, what="init_from")
+    try:
+      taken, report = convert(arrays, model)
+    except (KeyError, ValueError) as error:
+      raise UserError(
+        f"init_from.path={path}, importer {family!r}: {error.args[0]}"
+      ) from error
+    variables = _overlay(state.variables, taken) if report.missing else taken
   else:
     variables = checkpoint.load_variables(path)
     if given:
       raise UserError(f"init_from: {sorted(given)} are keywords of an importer.")
   if only:
-    variables = _overlay(state.variables, part(state.variables, variables, only))
+    taken = part(state.variables, variables, only)
+    variables = _overlay(state.variables, taken)
+  if ours and not override:
+    mine = snapshot.identities(vocab, None, trees)
+    if taken is not None:
+      counts = _depend(model, flat(taken))
+      mine = {k: x for k, x in mine.items() if k.split("_")[0] in counts}
+    restore.same_meaning(path, mine)
   return place(state, variables, shardings)
 
 
+def _depend(model, taken: Mapping[str, Any]) -> set[str]:
+  """Which of `vocabulary` and `tree` some of these variables have a row for each id of.
+
+  Found by making each of the two larger: names of parameters do not tell.
+  """
+  sizes, more, found = importers.all_shapes(model), {}, set()
+  if hasattr(model, "vocab_size"):
+    more["vocabulary"] = dict(vocab_size=model.vocab_size + 1)
+  elif hasattr(model, "vocab"):
+    larger = dataclasses.replace(model.vocab, size=model.vocab.size + 1)
+    more["vocabulary"] = dict(vocab=larger)
+  if hasattr(model, "num_tokens"):
+    more["tree"] = dict(num_tokens=model.num_tokens + 1)
+  for name, fields in more.items():
+    others = importers.all_shapes(model.clone(**fields))
+    if any(sizes.get(k) != others.get(k) for k in taken):
+      found.add(name)
+  return found
+
+
 def part(mine, variables, only):
-  """The variables whose path `only` finds. Raises: UserError where mine differ."""
+  """Variables whose path `only` finds. Raises: CheckpointError where mine differ."""
   wanted = {k for k in flat(mine) if re.search(only, k)}
   found = {k: x for k, x in flat(variables).items() if re.search(only, k)}
   if wanted != set(found) or not wanted:

@@ -97,7 +97,7 @@ def _known(config, parents, node) -> set[str]:
     case ("vocab",):
       return _names(Vocab)
     case ("init_from",):
-      own = {*settings_lib.INIT_KEYS, "override"}
+      own = {*settings_lib.INIT_KEYS}
       if isinstance(node.get("importer"), str):
         found = resolve.module("vlp_jax.importers", node["importer"])
         own |= _names(found.convert, skip=2) - {"trees"}  # the run gives these

@@ -64,6 +64,8 @@ class _Run:
         f"branching={branching} must be at least 2, depth={depth}, passes={passes} and "
         f"batch={batch} at least 1."
       )
+    if given["seed"] < 0:
+      raise UserError(f"seed={given['seed']} must be at least 0.")
     if branching**depth >= 2**31:
       raise UserError(f"{branching}^{depth} leaves do not fit into int32.")
     if init not in ("kmeans++", "random"):

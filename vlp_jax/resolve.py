@@ -9,13 +9,25 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlp_jax.errors import UserError
+
+
+class Span(NamedTuple):
+  """Numbers that may be given: of `Annotated[float, Span(0, 1)]` those in [0, 1)."""
+
+  low: float
+  high: float = math.inf
+
+  def __str__(self):
+    above = "" if math.isinf(self.high) else f" and below {self.high}"
+    return f"at least {self.low}{above}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -62,6 +74,9 @@ def _fits(value, hint) -> bool:
     return any(_fits(value, a) for a in args)
   if origin is typing.Literal:
     return value in args
+  if origin is typing.Annotated:
+    spans = [a for a in hint.__metadata__ if isinstance(a, Span)]
+    return _fits(value, args[0]) and all(s.low <= value < s.high for s in spans)
   kind = origin or hint
   if not isinstance(kind, type):
     return True
@@ -76,6 +91,21 @@ def _fits(value, hint) -> bool:
   if kind is Mapping:
     return isinstance(value, Mapping)
   return True
+
+
+def _wanted(hint) -> str:
+  """An annotation in words, for an error."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if hint is type(None):
+    return "None"
+  if origin in (typing.Union, types.UnionType):
+    return " or ".join(_wanted(a) for a in args)
+  if origin is typing.Literal:
+    return f"one of {', '.join(map(repr, args))}"
+  if origin is typing.Annotated:
+    spans = [str(a) for a in hint.__metadata__ if isinstance(a, Span)]
+    return ", ".join([_wanted(args[0]), *spans])
+  return getattr(hint, "__name__", str(hint))
 
 
 def bind(
@@ -95,7 +125,8 @@ def bind(
     skip: leading positional parameters that the caller gives: their number or names.
     what: where the keywords stand, for the error.
   Returns: functools.partial(fn, **keywords).
-  Raises: UserError naming an unknown, missing or wrongly typed keyword.
+  Raises: UserError naming an unknown or missing keyword, or one whose value is not of
+    its annotation: a type, `Literal` choices, or `Annotated` with a `Span`.
   """
   what = what or getattr(fn, "__name__", str(fn))
   parameters = dict(inspect.signature(fn).parameters)
@@ -119,9 +150,9 @@ def bind(
   hints = _hints(fn)
   for key, value in given.items():
     if key in hints and not _fits(value, hints[key]):
-      want = getattr(hints[key], "__name__", str(hints[key]))
       raise UserError(
-        f"{what}.{key} is {value!r} ({type(value).__name__}); it must be {want}."
+        f"{what}.{key} is {value!r} ({type(value).__name__}); it must be "
+        f"{_wanted(hints[key])}."
       )
   keywords = given | added
   missing = [
@@ -134,7 +165,7 @@ def bind(
 
 def _hints(fn):
   try:
-    return typing.get_type_hints(fn)
+    return typing.get_type_hints(fn, include_extras=True)
   except (NameError, TypeError):
     return {}
 

@@ -54,6 +54,8 @@ class Settings:
     init_scale: (regular expression, factor) pairs, on the initial values of the
       parameters whose path it finds. N(0, 0.02) is made for the width of BERT; narrow
       models need more.
+    compile_ahead: all steps that the sources may ask for are compiled before the first
+      one; None does so for runs of `ahead.LONG` steps.
     resume: another run's workdir to go on from, whole. init_from: path (and importer)
       of parameters to start from.
   """
@@ -76,6 +78,7 @@ class Settings:
   micro: int = 1
   log_every: int = 50
   eval_every: int = 0
+  compile_ahead: bool | None = None
   tensorboard: bool = True
 
   @property
@@ -133,6 +136,7 @@ def _bound(fn, given, *, skip, what):
 
 
 KEYS = tuple(f.name for f in dataclasses.fields(Settings))  # of a config
+INIT_KEYS = ("path", "importer", "only", "override")  # the rest is the importer's
 # Of a round, the rest being its function's; see `evaluate.run_round`.
 ROUND_KEYS = ("every", "first", "fn", "input", "outputs", "method")
 
@@ -207,14 +211,16 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
     raise UserError("tasks is empty: name at least one, with objective and weight.")
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   resolve.model(s.model, inject=inject)
-  from vlp_jax.objectives import packing  # jax waits for what the command sets first
+  from vlp_jax import step as step_lib  # jax waits for what the command sets first
+  from vlp_jax.objectives import packing
   from vlp_jax.tasks import schedule
 
   for name, task in s.tasks.items():
     if not isinstance(task, Mapping) or "objective" not in task:
       raise UserError(f"tasks.{name} has no objective, such as 'masked:mlm'.")
-    why = packing.refusal(s.objective(name, inject))
-    if why and _packs(s.task_input(name)):
+    objective = s.objective(name, inject)
+    why = packing.refusal(objective) if _packs(s.task_input(name)) else ""
+    if why := why or step_lib.refusal_of_micro(objective, s.micro):
       raise UserError(f"tasks.{name}: {why}.")
   spans = s.spans()
   if not all(isinstance(n, int) and n >= 0 for span in spans.values() for n in span):
@@ -242,16 +248,15 @@ def check(settings: Settings, *, vocab: Vocab, data_given: bool, workdir=None) -
     raise UserError(
       f"optim.warmup={keys['warmup']} exceeds total_steps={s.total_steps}."
     )
-  if not data_given:
-    inputs = [(f"tasks.{t}.input", s.task_input(t)) for t in s.tasks]
-    inputs += [
-      (f"evals.{n}.{k}", dict(s.input) | v)
-      for n, given in s.evals.items()
-      for k, v in given.items()
-      if isinstance(v, Mapping)
-    ]
-    for what, given in inputs:
-      check_input(what, given)
+  inputs = [(f"tasks.{t}.input", s.task_input(t)) for t in s.tasks]
+  inputs += [
+    (f"evals.{n}.{k}", dict(s.input) | v)
+    for n, given in s.evals.items()
+    for k, v in given.items()
+    if isinstance(v, Mapping)
+  ]
+  for what, given in inputs:
+    (_check_counts if data_given else check_input)(what, given)
 
 
 def _packs(given: Mapping[str, Any]) -> bool:
@@ -289,6 +294,7 @@ def check_input(what: str, given: Mapping[str, Any]) -> None:
   """The keywords are known and the prepared data exist; no TensorFlow is imported."""
   pipelines = resolve.module("data_pipelines", "batches")
   pipelines.check(given, what)
+  _check_counts(what, given)
   if given.get("mixture"):
     mixture = resolve.module("data_pipelines", "mixture")
     for name, (member, _) in mixture.members(given, what).items():
@@ -307,6 +313,12 @@ def check_input(what: str, given: Mapping[str, Any]) -> None:
   if given.get("split") not in splits:
     hint = resolve.nearest(given.get("split"), splits)
     raise UserError(f"{what}.split {given.get('split')!r} is not in {info}.{hint}")
+
+
+def _check_counts(what: str, given: Mapping[str, Any]) -> None:
+  for key in ("rows", "tokens"):
+    if isinstance(given.get(key), int) and given[key] < 1:
+      raise UserError(f"{what}.{key}={given[key]}; it must be at least 1.")
 
 
 @functools.cache

@@ -115,6 +115,24 @@ def put(
   return {k: at(x) for k, x in batch.items()}
 
 
+def shaped(
+  shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """What `put` makes of this process's rows of such (shape, dtype) by key."""
+  at, count = batch_sharding(mesh), jax.process_count()
+  return {
+    k: jax.ShapeDtypeStruct(
+      (shape[0] * count, *shape[1:]), jax.dtypes.canonicalize_dtype(dtype), sharding=at
+    )
+    for k, (shape, dtype) in shapes.items()
+  }
+
+
+def random_key(seed: int, mesh: jax.sharding.Mesh) -> jax.Array:
+  """The key of a run on every device: a step copies nothing to the mesh."""
+  return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()
+
+
 def _named(names, shape, sizes, path) -> PartitionSpec:
   """Mesh axes of a parameter with named axes; each mesh axis is used once."""
   spec, used = [], set()
@@ -129,15 +147,27 @@ def _named(names, shape, sizes, path) -> PartitionSpec:
   return PartitionSpec(*spec)
 
 
+def _big(shape, dtype) -> bool:
+  return math.prod(shape) * jnp.dtype(dtype).itemsize > FSDP_BYTES
+
+
 def _unnamed(shape, dtype, sizes) -> PartitionSpec:
   """The automatic rule: above 4 MiB the largest divisible axis goes over fsdp."""
   parts = sizes["fsdp"]
-  big = math.prod(shape) * jnp.dtype(dtype).itemsize > FSDP_BYTES
   axes = [i for i, n in enumerate(shape) if n % parts == 0]
-  if parts == 1 or not big or not axes:
+  if parts == 1 or not _big(shape, dtype) or not axes:
     return PartitionSpec()
   best = max(axes, key=lambda i: shape[i])
   return PartitionSpec(*[("fsdp" if i == best else None) for i in range(best + 1)])
+
+
+def _is_box(leaf) -> bool:
+  return isinstance(leaf, nn.Partitioned)
+
+
+def _has_names(leaf) -> bool:
+  """Factored optimizer slots inherit names of another rank: those are not theirs."""
+  return _is_box(leaf) and len(leaf.names) == len(leaf.value.shape)
 
 
 def state_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -153,10 +183,8 @@ def state_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
   used = set()
 
   def one(path, leaf):
-    is_box = isinstance(leaf, nn.Partitioned)
-    value = leaf.value if is_box else leaf
-    # Factored optimizer slots inherit names of another rank: those are not theirs.
-    if is_box and len(leaf.names) == len(value.shape):
+    value = leaf.value if _is_box(leaf) else leaf
+    if _has_names(leaf):
       at = jax.tree_util.keystr(path, simple=True, separator="/")
       spec = _named(leaf.names, value.shape, mesh.shape, at)
     else:
@@ -164,15 +192,29 @@ def state_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
     used.update(a for a in spec if a is not None)
     return NamedSharding(mesh, spec)
 
-  is_box = lambda x: isinstance(x, nn.Partitioned)
-  out = jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
+  out = jax.tree_util.tree_map_with_path(one, boxed, is_leaf=_is_box)
   for axis in ("fsdp", "model"):
     if mesh.shape[axis] > 1 and axis not in used:
-      raise UserError(
-        f"mesh axis {axis!r} of size {mesh.shape[axis]} divides no parameter of this "
-        "model; set it to 1 or to a divisor of the width, heads or MLP."
-      )
+      raise UserError(_useless(boxed, axis, mesh))
   return out
+
+
+def _useless(boxed, axis, mesh) -> str:
+  """What to say of a mesh axis that divides no parameter: what it could divide."""
+  found = {}  # size -> what is so large
+  for leaf in jax.tree.leaves(boxed, is_leaf=_is_box):
+    if _has_names(leaf):
+      named = zip(leaf.value.shape, leaf.names, strict=True)
+      found |= {size: name for size, name in named if RULES.get(name) == axis}
+    elif axis == "fsdp" and _big(leaf.shape, leaf.dtype):
+      found |= dict.fromkeys(leaf.shape, "unnamed")
+  sizes = range(1, mesh.size + 1)
+  valid = [n for n in sizes if mesh.size % n == 0 and any(s % n == 0 for s in found)]
+  few = ", ".join(f"{found[s]} {s}" for s in sorted(found, reverse=True)[:6])
+  return (
+    f"mesh.{axis}={mesh.shape[axis]} divides no parameter of this model, whose sizes "
+    f"for it are {few or 'none'}; with {mesh.size} devices give one of {valid or [1]}."
+  )
 
 
 def context(mesh: jax.sharding.Mesh):

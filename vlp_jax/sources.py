@@ -33,6 +33,11 @@ class Cycle:
     self.index += 1
     return batch
 
+  def shapes(self) -> list[dict[str, tuple]]:
+    """(shape, dtype) by key of each kind of batch."""
+    kinds = [{k: (np.shape(x), x.dtype) for k, x in b.items()} for b in self.batches]
+    return list({repr(sorted(kind.items())): kind for kind in kinds}.values())
+
   def get_state(self) -> dict[str, int]:
     return {"index": self.index}
 
@@ -65,7 +70,7 @@ class Sources:
     workdir: str | None = None,
     prefetch: bool = True,
   ):
-    self.put = lambda batch: sharding.put(batch, mesh)
+    self.mesh, self.put = mesh, lambda batch: sharding.put(batch, mesh)
     self.key_of, self.iterators = {}, {}
     at = {} if workdir is None else {"bad_records": f"{workdir}/bad_records.jsonl"}
     at["multiple"] = sharding.batch_shards(mesh) * settings.micro
@@ -107,6 +112,12 @@ class Sources:
       batch = self.put(next(self.iterators[key]))
       self.position[key] = self.iterators[key].get_state()
     return batch
+
+  def shapes(self, task: str) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Global batches that may come, with shardings; [] where the source cannot say."""
+    source = self.iterators[self.key_of[task]]
+    told = source.shapes() if hasattr(source, "shapes") else []
+    return [sharding.shaped(one, self.mesh) for one in told]
 
   def close(self) -> None:
     for thread in self.running.values():

@@ -12,7 +12,7 @@ import optax
 
 from vlp_jax import batch as batch_lib
 from vlp_jax import sharding
-from vlp_jax.errors import UserError
+from vlp_jax.errors import UserError, of_config
 
 
 @flax.struct.dataclass
@@ -76,8 +76,10 @@ def init(
     extra: variables -> further collections for `mutable` (teachers, queues).
     scale: regular expression -> factor on the initial parameters whose path it finds.
   Returns: (make() -> state on the mesh, abstract state, shardings, optimizer).
+  Raises: UserError for fields of the model with which it cannot be traced.
   """
-  example = batch_lib.zeros(model.spec())
+  with of_config("config.model"):
+    example = batch_lib.zeros(model.spec())
 
   def variables_of(key):
     out = dict(model.init({"params": key, "dropout": key}, example))
@@ -90,7 +92,8 @@ def init(
     return TrainState(zero, params, mutable, tx.init(params), zero, zero)
 
   with sharding.context(mesh):
-    boxed = jax.eval_shape(variables_of, jax.random.key(seed))
+    with of_config("config.model"):
+      boxed = jax.eval_shape(variables_of, jax.random.key(seed))
     tx = tx_of(nn.unbox(boxed)["params"])
     shapes = jax.eval_shape(state_of, boxed)
   shardings = sharding.state_shardings(shapes, mesh)

@@ -19,9 +19,9 @@ from einops import rearrange
 from jax.sharding import PartitionSpec
 
 from vlp_jax import sharding
-from vlp_jax.errors import UserError
+from vlp_jax.errors import NumericError, UserError, of_config
 from vlp_jax.metrics import Mean
-from vlp_jax.objectives import packing
+from vlp_jax.objectives import cached_contrastive, packing
 from vlp_jax.state import TrainState
 
 BAD_IN_ROW = 10  # non-finite steps without a break that end a run
@@ -177,6 +177,19 @@ def train_step(
   return new, means
 
 
+def refusal_of_micro(objective: Callable, micro: int) -> str:
+  """Why a batch may not be split into so many microbatches; "" if it may."""
+  own = getattr(objective, "value_and_grad", None) is not None
+  if micro == 1 or own or not getattr(objective, "global_batch", False):
+    return ""
+  cached = cached_contrastive.twin(objective)
+  return (
+    "its objective compares the rows of a batch with each other: "
+    f"micro={micro} would change the loss. Set micro=1"
+    + (f', or objective="{cached}"' if cached else "")
+  )
+
+
 def build(
   objective: Callable,
   *,
@@ -190,9 +203,12 @@ def build(
 ) -> Callable:
   """A compiled step `(state, batch, key) -> (state, means)` for one task.
 
+  It compiles for each shape of batch as it comes, or takes what its `keep` was given.
+
   An objective may bring its own `value_and_grad(apply, params, rest, batch, key)`; of
   micro, the number of microbatches, and pieces (`Pieces`) it gets what it names.
-  Raises: UserError where rows interact (`global_batch`) and micro > 1.
+  Raises: UserError where rows interact (`global_batch`) and micro > 1; the step, when
+    it is traced, for what model or objective refuse.
   """
   own = getattr(objective, "value_and_grad", None)
   shards = sharding.batch_shards(mesh)
@@ -200,11 +216,8 @@ def build(
     given, accepts = {"micro": micro}, inspect.signature(own).parameters
     given["pieces"] = Pieces(micro, shards)
     grad_fn = functools.partial(own, **{k: given[k] for k in given if k in accepts})
-  elif micro > 1 and getattr(objective, "global_batch", False):
-    raise UserError(
-      f"tasks.{name}: its objective compares the rows of a batch with each other: "
-      f"micro={micro} would change the loss. Set micro=1, or use cached_contrastive."
-    )
+  elif why := refusal_of_micro(objective, micro):
+    raise UserError(f"tasks.{name}: {why}.")
   else:
     grad_fn = functools.partial(
       value_and_grad, objective=objective, micro=micro, shards=shards
@@ -213,12 +226,12 @@ def build(
     train_step, grad_fn=grad_fn, apply=apply, tx=tx, after_update=after_update
   )
 
-  refusal = packing.refusal(objective)
+  unpacked = packing.refusal(objective)
 
   def traced(state, batch, key):
-    if refusal and "example_id" in batch and packing.is_packed(batch):
-      raise UserError(f"tasks.{name}: {refusal}.")
-    with nn.logical_axis_rules(sharding.rules()):
+    if unpacked and "example_id" in batch and packing.is_packed(batch):
+      raise UserError(f"tasks.{name}: {unpacked}.")
+    with nn.logical_axis_rules(sharding.rules()), of_config(f"tasks.{name}"):
       return fn(state, batch, key)
 
   jitted = jax.jit(
@@ -227,9 +240,16 @@ def build(
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
 
+  ready = {}  # programs that were compiled before they are needed
+
+  def keep(batch, compiled):
+    """Steps on batches of these shapes run this program."""
+    ready[_shape(batch)] = compiled
+
   def step(state, batch, key):
+    run = ready.get(_shape(batch), jitted) if ready else jitted
     with sharding.context(mesh):
-      return jitted(state, batch, key)
+      return run(state, batch, key)
 
   def lower(*args):
     with sharding.context(mesh):
@@ -253,4 +273,21 @@ def build(
     return terms, [name(p) for p, g in flat if not jnp.isfinite(g).all()]
 
   step.lower, step.eval_shape, step.diagnose = lower, eval_shape, diagnose
+  step.keep = keep
   return step
+
+
+def not_finite(step, state, batch, key, n: int, task: str) -> NumericError:
+  """What to raise after `BAD_IN_ROW` steps of `build`, the last on that batch."""
+  terms, modules = step.diagnose(state, batch, key)
+  ids = batch.get("example_id", jnp.zeros(0, int)).addressable_data(0)  # of this host
+  return NumericError(
+    f"step {n}: loss or gradient not finite {BAD_IN_ROW} times in a row; "
+    f"task {task}, terms {terms or 'finite'}, gradients {modules[:8]}, batch ids "
+    f"{ids[:16].tolist()}. Parameters are as before the first; lower optim.lr or look "
+    "at the data."
+  )
+
+
+def _shape(batch):
+  return tuple((k, x.shape, x.dtype) for k, x in sorted(batch.items()))

@@ -15,15 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vlp_jax import (
-  batch as batch_lib,
-)
-from vlp_jax import (
+  ahead,
   checkpoint,
   costs,
   evaluate,
+  fitting,
   monitor,
   optim,
   preemption,
@@ -31,6 +29,9 @@ from vlp_jax import (
   resolve,
   sharding,
   sources,
+)
+from vlp_jax import (
+  batch as batch_lib,
 )
 from vlp_jax import (
   settings as settings_lib,
@@ -44,7 +45,7 @@ from vlp_jax import (
 from vlp_jax import (
   workdir as workdir_lib,
 )
-from vlp_jax.errors import NumericError, Preempted
+from vlp_jax.errors import Preempted
 from vlp_jax.tasks import schedule as schedule_lib
 
 IN_FLIGHT = 2  # steps dispatched before the loop looks at a result
@@ -112,7 +113,9 @@ class Run:
       s, self.tokeniser, self.mesh, data=data, workdir=workdir
     )
     self.meaning = dict(vocab=self.vocab, trees=self.sources.trees)  # of ids
-    self.watch, self.key = preemption.Watch(), jax.random.key(s.seed)
+    if data is None:
+      fitting.check(self.model, s, self.sources.trees)
+    self.watch, self.key = preemption.Watch(), sharding.random_key(s.seed, self.mesh)
     self.evaluators = evaluate.build(
       s,
       self.apply,
@@ -141,7 +144,8 @@ class Run:
       return got.state, got.data
     state = self.make()
     if s.init_from:
-      state = evaluate.init_from(state, s.init_from, self.model, self.shardings)
+      given = s.init_from, self.model, self.shardings
+      state = evaluate.init_from(state, *given, **self.meaning)
     return state, {}
 
   def train(self) -> Outcome:
@@ -172,6 +176,8 @@ class Run:
       self.sources.start(extra.get("sources"))
       stack.callback(self.sources.close)
       stop = stack.enter_context(self.watch)
+      if ahead.wanted(s.compile_ahead, s.total_steps - start):
+        ahead.compile_run(self, state)
       at = self.workdir if self.profile else None
       trace = profile.Trace(at, start, s.total_steps)
       stack.callback(trace.close)
@@ -243,7 +249,7 @@ class Run:
       n, task, batch, means, counts = self.flight.popleft()
       means, ((skipped, bad), (rows, tokens)) = jax.device_get((means, counts))
       if bad >= step_lib.BAD_IN_ROW:
-        raise self._failure(state, n, task, batch)
+        raise step_lib.not_finite(self.steps[task], state, batch, self.key, n, task)
       monitor.add(self.window, task, means)
       known = self.log.peak_flops  # without it nothing is made of the FLOPs
       flops = self.flops(task, batch, int(tokens)) if known else (0.0, 0.0)
@@ -262,15 +268,6 @@ class Run:
       self.log.log(n, line)
       self.lines.append({"step": n} | line)
       self.line = None
-
-  def _failure(self, state, n, task, batch):
-    terms, modules = self.steps[task].diagnose(state, batch, self.key)
-    ids = np.asarray(batch["example_id"])[:16].tolist() if "example_id" in batch else []
-    return NumericError(
-      f"step {n}: loss or gradient not finite {step_lib.BAD_IN_ROW} times in a row; "
-      f"task {task}, terms {terms or 'finite'}, gradients {modules[:8]}, batch ids "
-      f"{ids}. Parameters are as before the first; lower optim.lr or look at the data."
-    )
 
   def variables(self, state) -> dict[str, Any]:
     """What is evaluated: averaged parameters where the optimizer keeps them."""

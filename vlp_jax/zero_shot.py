@@ -14,7 +14,16 @@ from typing import Any
 import jax
 import optax
 
-from vlp_jax import evaluate, resolve, restore, sharding, snapshot, sources, workdir
+from vlp_jax import (
+  evaluate,
+  fitting,
+  resolve,
+  restore,
+  sharding,
+  snapshot,
+  sources,
+  workdir,
+)
 from vlp_jax import settings as settings_lib
 from vlp_jax import state as state_lib
 from vlp_jax.errors import CheckpointError, UserError
@@ -76,10 +85,11 @@ def run(
     sharding.check_rows(given.get("rows", 0), mesh)
   job = _completed(job, checkpoint)
   vocab, tokeniser = settings_lib.vocabulary(job)
-  meaning = snapshot.identities(vocab, None, sources.trees(job))
-  restore.same_meaning(checkpoint, meaning)
+  trees = sources.trees(job)
+  restore.same_meaning(checkpoint, snapshot.identities(vocab, None, trees))
   inject = {"vocab": vocab, "vocab_size": vocab.size}
   model = resolve.model(job.model, inject=inject)
+  fitting.check(model, job, trees)
   evaluators = evaluate.build(
     job, state_lib.make_apply(model), mesh, tokeniser, objectives={}, vocab=vocab
   )

@@ -19,6 +19,7 @@ from data_pipelines.synthetic import (
   pixel_features,
   segments,
   spoken,
+  steps,
 )
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
@@ -85,6 +86,7 @@ TWINS: dict[str, Callable[[pathlib.Path], None]] = {
   "scenes": _scenes,
   "segments": segments.segments,
   "spoken": _spoken,
+  "steps": steps.steps,
   "text": segments.text,
   "vqa": box_tasks.vqa,
 }

@@ -9,6 +9,7 @@ for steps and classes, 1.5 for TVR, 5 for DiDeMo's segments. What a row is, `uni
            [B, T, K], 1 in the clips that a step touches, K steps at most (CrossTask's
            evaluation), in training label_steps [B, K], which steps the task has, and
            label_constraint [B, T, K], 1 where what is said rules a step out; with
+           names also choice_ids, choice_mask [B, K, L], the steps' names; with
            labels="classes" label [B, T], the class of the moment in the middle of a
            clip (of several the first), 0 for none, -1 behind the end (COIN)
   moment   a described moment: text_ids, text_mask [B, L], label_times [B, A, 2] s by
@@ -32,12 +33,12 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import index
-from data_pipelines.tasks import clip_features, definition
+from data_pipelines.tasks import clip_features, definition, moment_rows
 from data_pipelines.tasks import text as text_lib
+from data_pipelines.tasks.moment_rows import EDGE
 from vlp_jax.errors import UserError
 
 UNITS, LABELS = ("video", "moment", "step", "segment"), ("none", "steps", "classes")
-_EDGE = 1e-4  # s; what touches a clip by less does not
 
 
 def _parser(num: int):
@@ -68,8 +69,8 @@ def _parser(num: int):
 
 def touched(start, end, period_s: float) -> tuple[tf.Tensor, tf.Tensor]:
   """First and last + 1 clip that stretches [n] in s touch; none of an empty one."""
-  first = tf.cast(tf.floor(start / period_s + _EDGE), tf.int32)
-  return first, tf.cast(tf.math.ceil(end / period_s - _EDGE), tf.int32)
+  first = tf.cast(tf.floor(start / period_s + EDGE), tf.int32)
+  return first, tf.cast(tf.math.ceil(end / period_s - EDGE), tf.int32)
 
 
 def hero_span(start, end, num, period_s: float) -> tf.Tensor:
@@ -101,13 +102,12 @@ class _Steps:
     """Clips of the whole record, or `count` from second `first` on."""
     period = self.period_s
     if first is None:
-      count = tf.cast(tf.math.ceil(x["duration_s"] / period - _EDGE), tf.int32)
+      count = tf.cast(tf.math.ceil(x["duration_s"] / period - EDGE), tf.int32)
       first, count = 0.0, tf.clip_by_value(count, 1, self.num)
     start = first + period * tf.cast(tf.range(count), tf.float32)
     times = tf.stack([start, start + period], axis=1)
-    given = dict(widths=self.widths, whole=True)
-    seen = tf.maximum(start - self.lead_s, 0.0)
-    value = clip_features.pooled(x, seen, seen + period, **given)
+    value = [self._seen(x, k, start) for k in range(len(self.widths))]
+    value = tf.concat(value, axis=1)
     pad = [[0, self.num - count], [0, 0]]
     made = {
       "clips_features": tf.ensure_shape(tf.pad(value, pad), [self.num, None]),
@@ -115,6 +115,19 @@ class _Steps:
       "clips_mask": tf.sequence_mask(count, self.num),
     }
     return x | made | {"count": count}
+
+  def _seen(self, x, k, start):
+    """[n, d] of network k at clips from `start` [n] on, or at its last row before.
+
+    Windows of 3.2 s each second end before the video does: its last seconds have no
+    window about their middle, and are seen through the last one that there is.
+    """
+    names = ("data", "num", "width", "rate_hz")
+    own = {f"features/0/{name}": x[f"features/{k}/{name}"] for name in names}
+    last = tf.cast(own["features/0/num"] - 1, tf.float32) / own["features/0/rate_hz"]
+    seen = tf.maximum(tf.minimum(start - self.lead_s, last), 0.0)
+    given, end = dict(widths=self.widths[k : k + 1], whole=True), seen + self.period_s
+    return clip_features.pooled(own | {"key": x["key"]}, seen, end, **given)
 
   def spans(self, x):
     """(start, end) [n] s by the first annotator of each moment."""
@@ -143,6 +156,20 @@ class _Steps:
     constraint = {"label_constraint": tf.cast(ruled, tf.int32)}
     return x | task | constraint | {"label_steps": tf.cast(has, tf.int32)}
 
+  def names(self, x):
+    """choice_ids, choice_mask [K, L], the words of the task's steps."""
+    texts = x["task/steps"]
+    ids, mask = text_lib.pad(self.tokenize(texts), self.vocab, self.max_words)
+    known = tf.reduce_all(tf.reduce_any(mask, axis=1))
+    definition.require(known, "a step without a word of the vocabulary", x)
+    pad = [[0, self.max_steps - tf.size(texts)], [0, 0]]
+    shape = [self.max_steps, self.max_words]
+    made = {
+      "choice_ids": tf.pad(ids, pad, constant_values=self.vocab.spec.pad_id),
+      "choice_mask": tf.pad(mask, pad),
+    }
+    return x | {k: tf.ensure_shape(v, shape) for k, v in made.items()}
+
   def classes(self, x):
     """label [T] of the moments in the middles of clips."""
     start, end = self.spans(x)
@@ -165,7 +192,7 @@ class _Steps:
     definition.require((by > 0) & (by <= self.most), "no time, or too many", x)
     pad = lambda y: tf.pad(y, [[0, self.most - by], [0, 0]], constant_values=-1)
     first, last = touched(times[:, 0], times[:, 1], self.period_s)
-    count = tf.cast(tf.math.ceil(x["duration_s"] / self.period_s - _EDGE), tf.int32)
+    count = tf.cast(tf.math.ceil(x["duration_s"] / self.period_s - EDGE), tf.int32)
     count = tf.clip_by_value(count, 1, self.num)
     segments = pad(tf.stack([first, tf.maximum(last - 1, first)], axis=1))
     return (
@@ -210,31 +237,45 @@ def define(
   train: bool,
   unit: str = "video",
   labels: str = "none",
+  names: bool = False,
   period_s: float = 1.0,
   lead_s: float = 0.0,
   max_clips: int = 512,
   max_words: int = 20,
+  per_task: int = 0,
+  draw: int = 0,
+  rest: bool = False,
   where: Mapping | None = None,
 ) -> definition.Definition:
   """The task over one split.
 
   Args:
     vocab: of `data_pipelines.vocabularies`; None is enough without words.
-    unit, labels: see the module's header; labels are of unit="video".
+    unit, labels, names: see the module's header; labels are of unit="video", and names
+      of labels="steps".
     period_s: length of a clip in s.
     lead_s: the features of a clip are those that begin so much before it: windows of
-      3.2 s each second are about its middle with 1.0.
-    max_clips: T; what is longer is cut. max_words: L.
+      3.2 s each second are about its middle with 1.0. A clip behind the last
+      feature of a video has that one.
+    max_clips: T; what is longer is cut, but an error where labels are evaluated.
+    max_words: L.
+    per_task: videos of each task that are taken, drawn by the seed `draw` out of those
+      that `where` leaves; 0 takes all. rest: all but these.
     where: {column: value or list} of the index, as {"task": 3}.
   Raises: UserError on a bad keyword, or data without what is asked for.
   """
   for name, value, known in (("unit", unit, UNITS), ("labels", labels, LABELS)):
     if value not in known:
       raise UserError(f"input.{name}={value!r}. Known: {', '.join(known)}.")
-  if min(max_clips, max_words) < 1 or period_s <= 0 or lead_s < 0:
+  if min(max_clips, max_words) < 1 or period_s <= 0 or min(lead_s, per_task, draw) < 0:
     raise UserError("input: sizes and counts must be positive.")
   if unit in ("moment", "step") and vocab is None:
     raise UserError(f"input.unit={unit!r} needs a vocabulary; set config.vocab.")
+  if (names and (vocab is None or labels != "steps")) or (rest and not per_task):
+    raise UserError(
+      "input: names=True goes with labels='steps' and config.vocab, rest=True with "
+      "per_task."
+    )
   if labels != "none" and unit != "video":
     raise UserError(f"input.labels={labels!r} goes with unit='video'.")
   if "num_moments" not in table.columns:
@@ -252,8 +293,11 @@ def define(
   given = dict(period_s=period_s, lead_s=lead_s)
   given |= dict(max_clips=max_clips, max_words=max_words)
   given |= dict(info=info, widths=widths, vocab=vocab, train=train)
-  run, shapes = _compose(_Steps(**given), unit, labels)
-  record, sub = _rows(table, table.select(where or {}), unit)
+  run, shapes = _compose(_Steps(**given), unit, labels, names)
+  keep = moment_rows.drawn(table, table.select(where or {}), per_task, draw, rest)
+  if labels != "none" and not train:
+    moment_rows.check_lengths(table, keep, period_s, max_clips)
+  record, sub = moment_rows.rows(table, keep, unit)
 
   def finish(x, _):
     row = x.pop("row")
@@ -263,14 +307,14 @@ def define(
       ids["example_id"] = np.maximum(row, 0).astype(np.int32)
     return x | ids
 
-  used = vocab if unit in ("moment", "step") else None
+  used = vocab if names or unit in ("moment", "step") else None
   parse = _parser(len(widths))
   return definition.one_shape(
     "moments", table, parse, run, shapes, (record, sub), finish, used
   )
 
 
-def _compose(steps, unit, labels):
+def _compose(steps, unit, labels, names):
   """(preprocessors, {key: (shape, dtype)})."""
   run, shapes, length = [], {}, steps.num
   clips = {
@@ -285,6 +329,10 @@ def _compose(steps, unit, labels):
     run.append(getattr(steps, unit))
   elif labels != "none":
     run.append(getattr(steps, labels))
+  if names:
+    run.append(steps.names)
+    size = (steps.max_steps, steps.max_words)
+    shapes |= {"choice_ids": (size, tf.int32), "choice_mask": (size, tf.bool)}
   if unit in ("moment", "step"):
     words = (steps.max_words,)
     shapes |= {"text_ids": (words, tf.int32), "text_mask": (words, tf.bool)}
@@ -305,16 +353,3 @@ def _compose(steps, unit, labels):
     own = {"label_constraint": grid, "label_steps": ((steps.max_steps,), tf.int32)}
     shapes |= {"label_task": one} | (own if steps.train else {"label_steps": grid})
   return [definition.one_to_one(fn) for fn in run], shapes
-
-
-def _rows(table, keep, unit):
-  """(record [N], sub [N]): records, their moments, or the steps of each task once."""
-  if unit == "video":
-    return keep, np.zeros(len(keep), int)
-  counts = table.columns["num_moments"][keep].astype(int)
-  if unit == "step":
-    tasks, first = np.unique(table.columns["task"][keep], return_index=True)
-    keep = keep[first[tasks >= 0]]
-    counts = table.columns["num_steps"][keep].astype(int)
-  sub = [np.arange(c) for c in counts]
-  return np.repeat(keep, counts), np.concatenate([*sub, np.zeros(0, int)])

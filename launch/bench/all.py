@@ -19,6 +19,7 @@ from typing import NamedTuple
 from absl import flags
 
 from launch import command
+from launch.bench import contrastive
 from vlp_jax.errors import UserError
 
 
@@ -49,11 +50,36 @@ def _case(name: str) -> dict:
   return {"case": name}
 
 
-LOSS = dict(loss="mil_nce", batch=8192, candidates=5)
+def _loss(name: str, devices: int, candidates: int) -> dict:
+  found = dict(loss=name, devices=devices, candidates=candidates)
+  return _case("compiled") | found
+
+
+def _growth(few: int, many: int) -> dict:
+  found = dict(loss="mil_nce", candidates=5, devices=many)
+  return _case("growth") | found | {"from": few}
+
+
+LOSSES = (("mil_nce", 5), *((name, 1) for name in contrastive.LOSSES))
 BENCHES = {
   "contrastive": Bench(
-    (Goal("P1 memory of MIL-NCE, MB", LOSS, "temp_mb", 128),),
-    ("--devices=1",),
+    (
+      *(
+        Goal(f"P1 memory of {name}, K={k}, MB", _loss(name, 1, k), "temp_mb", 128)
+        for name, k in LOSSES
+      ),
+      *(
+        Goal(f"P2 {what} of {name}, K={k}, MB", _loss(name, 64, k), key, limit)
+        for name, k in LOSSES
+        for what, key, limit in (
+          ("traffic", "traffic_mb", "goal_mb"),
+          ("memory", "temp_mb", 40),
+        )
+      ),
+      Goal("P3 memory, 8 to 64", _growth(8, 64), "temp_times", "batch_times"),
+      Goal("P3 memory, 64 to 256", _growth(64, 256), "temp_times", "batch_times"),
+    ),
+    ("--devices=1,8,64",),
   ),
   "batching": Bench(
     (
@@ -128,6 +154,14 @@ BENCHES = {
       Goal("P19 inertia", {}, "inertia_ratio", 1.02),
     ),
     ("--points=20000", "--dim=64", "--rounds=1"),
+  ),
+  "cost": Bench(
+    (
+      Goal("P12 FLOPs, worst", _case("flops worst"), "off", 0.02),
+      Goal("P12 memory on CPU, worst", _case("memory worst"), "off", 0.15),
+      Goal("P12 memory on TPU, worst", _case("memory tpu"), "off", 0.15),
+    ),
+    ("--quick",),
   ),
   "checkpoints": Bench(
     (Goal("P20 longest save, ms", {}, "blocked_ms", "goal"),),

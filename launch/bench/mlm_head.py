@@ -11,8 +11,6 @@ no static shape can reach; `everywhere` is what a head at all places would cost.
 
 import dataclasses
 import functools
-import math
-import re
 
 from absl import flags
 
@@ -20,49 +18,6 @@ from launch import command
 from launch.bench import timing
 
 GOAL = 1.03
-_NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
-_SIZES = re.compile(r"\[([\d,]*)")  # of the first array of a type
-_HEAD = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .*)?\{\s*$")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body)=%?([\w.-]+)")
-_TRIPS = re.compile(r'known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
-_CONTRACT = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
-
-
-def dot_flops(text: str) -> float:
-  """FLOPs of the matmuls that one run of a compiled module executes.
-
-  Args:
-    text: `Compiled.as_text()`; a loop without a known trip count runs once here.
-  """
-  bodies, entry, lines = {}, None, []
-  for line in text.splitlines():
-    head = _HEAD.match(line)
-    if head:
-      lines = bodies.setdefault(head[2], [])
-      entry = head[2] if head[1] else entry
-    elif " = " in line:
-      lines.append(line)
-
-  @functools.cache
-  def of(name):
-    shapes, total = {}, 0.0
-    for line in bodies[name]:
-      found = _NAMED.match(line)
-      if found is None:
-        continue
-      own, kind, operation, rest = found.groups()
-      sizes = _SIZES.search(kind)
-      shapes[own] = [int(n) for n in re.findall(r"\d+", sizes[1] if sizes else "")]
-      if operation == "dot":
-        left = re.match(r"(?:[a-z]\S* )?%?([\w.-]+)", rest)[1]
-        at = [int(i) for i in _CONTRACT.search(rest)[1].split(",") if i]
-        total += 2 * math.prod(shapes[own]) * math.prod(shapes[left][i] for i in at)
-      trips = _TRIPS.search(rest) if operation == "while" else None
-      times = int(trips[1]) if trips else 1
-      total += times * sum(of(c) for c in _CALLED.findall(rest) if c in bodies)
-    return total
-
-  return of(entry)
 
 
 def minimum(size, places: float) -> float:
@@ -81,13 +36,14 @@ def minimum(size, places: float) -> float:
 def compiled(size, max_masked: int) -> float:
   """FLOPs of the matmuls of the real step."""
   from launch.bench import workload
+  from vlp_jax.costs import dots
   from vlp_jax.objectives import masked
 
   vocab = workload.vocab(size.vocab_size)
   mlm = functools.partial(masked.mlm, vocab=vocab, max_masked=max_masked)
   net = workload.model(size, heads=("mlm",))
   made = workload.training(size, objective=mlm, net=net)
-  return dot_flops(made.lowered().compile().as_text())
+  return dots.executed(made.lowered().compile().as_text())
 
 
 def facts(size, max_masked: int, rate: float = 0.15) -> dict:

@@ -10,7 +10,8 @@ process; they take one to ten minutes. Lines that --out holds are not made again
 
 Goals (P13): every config fits with at most 90 % of the memory; no gather of a whole
 parameter under data parallelism; no float32 matmul in the layers of a bfloat16 model
-outside of logits, softmax and losses (`float32`: their share of all FLOPs).
+outside of logits, softmax and losses (`float32`: their share of all FLOPs). `formula`
+compares what is compiled with what launch.cost says of it (P12).
 """
 
 import os
@@ -32,7 +33,7 @@ import time
 from absl import flags
 
 from launch import command
-from launch.bench import timing
+from launch.bench import cost, timing
 
 SLICES = {
   "v5e": ("4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -198,6 +199,7 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
     "hbm_bytes": made["hbm_bytes"],
     "share": made["bytes_total"] / made["hbm_bytes"],
     "bytes_formula": report["bytes_total"],
+    "formula": cost.facts("memory", report["bytes_total"], made["bytes_total"]),
     "collective_bytes": moved,
     "gathers": made["gathers"],
     "float32": made["float32"],

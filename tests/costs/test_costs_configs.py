@@ -225,6 +225,11 @@ def spoken_digit():
   return tower + pool + net.dense(6 * 5 * 128, 10) + 100 * net.dense(129, 40)
 
 
+def crosstask():
+  """1,024 seconds of 3,200 features, all words, and these in eleven steps."""
+  return 1_024 * (net.dense(3_200, 66_250) + net.dense(66_250, 11))
+
+
 HAND = {
   "configs/audio_visual/ave.py": ("avc", ave),
   "configs/audio_visual/avts.py": ("easy", avts),
@@ -234,6 +239,7 @@ HAND = {
   "configs/brave/pretrain.py": ("brave", brave),
   "configs/captioning/youcook2.py": ("caption", univl),
   "configs/cbt/pretrain.py": ("cbt", cbt),
+  "configs/crosstask/weak.py": ("weak", crosstask),
   "configs/finetune/ucf101.py": ("classify", ucf101),
   "configs/howto100m/pretrain.py": ("ranking", howto100m),
   "configs/mil_nce/howto100m.py": ("mil_nce", mil_nce),

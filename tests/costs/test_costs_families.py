@@ -9,9 +9,7 @@ import pytest
 
 from tests import helpers
 from tests.reference import flops as reference
-from vlp_jax import state as state_lib
 from vlp_jax.costs import chips, families, job, towers
-from vlp_jax.metrics import Mean
 from vlp_jax.towers import (
   audio_resnet,
   audio_vgg,
@@ -40,21 +38,6 @@ def made(path, **model):
   return job.build(config, chips.devices(1), vocab_size=WORDS)
 
 
-def loss_of(one_job, name):
-  """(loss, its arguments as shapes) of a task."""
-  one, apply = one_job.tasks[name], state_lib.make_apply(one_job.model)
-
-  def loss(params, rest, batch, key):
-    if (prepare := getattr(one.objective, "prepare", None)) is not None:
-      batch = prepare(batch, key)
-    terms, _, _ = one.objective(apply, rest | {"params": params}, batch, key)
-    return sum(t.coef * Mean(t.total, t.weight).value for t in terms.values())
-
-  plain = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-  variables = jax.tree.map(plain, (one_job.abstract.params, one_job.abstract.mutable))
-  return loss, (*variables, one.batch, jax.eval_shape(lambda: jax.random.key(0)))
-
-
 def parts_of(one_job, name):
   one, family = one_job.tasks[name], families.of(one_job.model)
   return family.forward(one_job.model, one.batch, None, one.place)
@@ -74,6 +57,7 @@ def parts_of(one_job, name):
     ("configs/captioning/youcook2.py:runlocal", ["caption"]),
     slow("configs/cbt/anticipate.py:runlocal,end_to_end", ["action"]),
     ("configs/cbt/pretrain.py:runlocal,stage=2,num_negatives=3", ["cbt"]),
+    ("configs/crosstask/weak.py:runlocal", ["random", "weak"]),
     ("configs/finetune/ucf101.py:runlocal", ["classify"]),
     ("configs/howto100m/pretrain.py:runlocal", ["ranking"]),
     ("configs/mil_nce/howto100m.py:runlocal", ["mil_nce"]),
@@ -97,7 +81,7 @@ def test_the_forward_pass_of_each_objective_is_counted(path, tasks):
   """Against the traced loss: all that it reads, nothing that it does not."""
   one = made(path)
   for name in tasks:
-    loss, args = loss_of(one, name)
+    loss, args = one.loss(name)
     parts = parts_of(one, name)
     # VideoBERT's projected table appears twice in the trace and once in the program.
     assert sum(parts.values()) == pytest.approx(reference.of(loss, *args), rel=0.01)
@@ -120,7 +104,7 @@ def test_nlvr2_with_two_images(kind):
   batch = one.tasks["nlvr2"].batch
   assert ("fuse_index" in batch) == (kind == "triplet")
   assert batch["regions2_features"].shape == (8, 12, 16)
-  loss, args = loss_of(one, "nlvr2")
+  loss, args = one.loss("nlvr2")
   got = sum(parts_of(one, "nlvr2").values())
   assert got == pytest.approx(reference.of(loss, *args), rel=1e-3)
 
@@ -140,7 +124,7 @@ def test_a_training_step_is_three_passes_and_a_frozen_part_one(path, model, rel)
   """Against the traced gradient, with what is computed twice."""
   one = made(path, **model)
   (name,) = one.tasks
-  loss, args = loss_of(one, name)
+  loss, args = one.loss(name)
   place, family = one.tasks[name].place, families.of(one.model)
   got = family.training(one.model, parts_of(one, name), place)
   got += family.recomputed(one.model, one.tasks[name].batch, place)
@@ -161,7 +145,7 @@ def test_what_a_video_tower_computes_again(path):
   for remat in ("none", "full"):
     one = made(path, remat=remat)
     name = next(iter(one.tasks))
-    loss, args = loss_of(one, name)
+    loss, args = one.loss(name)
     traced[remat] = reference.of(jax.grad(loss), *args)
   place = one.tasks[name].place
   got = families.of(one.model).recomputed(one.model, one.tasks[name].batch, place)

@@ -189,6 +189,24 @@ def test_matmuls_by_type():
   }
 
 
+def test_executed_convolutions_of_a_compiled_program():
+  def fn(x, k, w):
+    x = jax.lax.conv_general_dilated(
+      x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jax.lax.fori_loop(0, 3, lambda _, y: y @ w, x.reshape(9, 7))
+
+  args = [shape(s, jnp.float32) for s in ((1, 5, 5, 2), (3, 3, 2, 7), (7, 7))]
+  text = jax.jit(fn).lower(*args).compile().as_text()
+  assert dots.executed(text) == 2 * (9 * 9 * 2 * 7 + 3 * 9 * 7 * 7)
+  # A number of the result has all of a group's channels, whatever the labels' order.
+  line = "%c.1 = f32[1,7,3,3]{3,2,1,0} convolution(%a, f32[7,2,3,3]{3,2,1,0} %b), "
+  line += "window={size=3x3}, dim_labels=bf01_oi01->bf01"
+  kernel = "%b = f32[7,2,3,3]{3,2,1,0} parameter(1)"
+  module = f"ENTRY %main {{\n  {kernel}\n  ROOT {line}\n}}\n"
+  assert dots.executed(module) == 2 * 9 * 7 * 9 * 2
+
+
 @pytest.mark.parametrize(
   ("kind", "want"),
   [("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H200", 989e12), ("cpu", 0)],

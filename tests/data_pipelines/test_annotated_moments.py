@@ -1,14 +1,17 @@
 """Steps, classes, moments, rated segments: literal files to figures worked by hand."""
 
 import json
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data_pipelines import batches, feature_shards, index, records
 from data_pipelines.media import image
 from data_pipelines.prepare import _moments, clip_features, clips, youtube8m
 from data_pipelines.readers import clip_row, coin
+from data_pipelines.tasks import moment_rows
 from data_pipelines.tasks import moments as task
 from data_pipelines.vocabularies import words
 from tests.reference import shards
@@ -65,6 +68,13 @@ def read(at, split, *, train=False, **more):
   return found
 
 
+def prepared_steps(**given):
+  """The preprocessors by themselves: three steps at most, one network of width 1."""
+  base = dict(info={"max_steps": 3}, widths=[1], period_s=1.0, lead_s=1.0)
+  base |= dict(max_clips=8, max_words=1, vocab=None, train=False)
+  return task._Steps(**base | given)
+
+
 CROSSTASK = {
   "tasks_primary.txt": "1\nMake Tea\nurl\n3\npour,stir,serve\n\n"
   "2\nBuild a Shelf\nurl\n2\ncut,paint\n\n",
@@ -117,6 +127,53 @@ def test_constraints_of_crosstask_are_what_is_ruled_out(crosstask):
   assert batch["label_steps"].tolist() == [[1, 1, 0]]
   want = [[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]]
   assert batch["label_constraint"][0].tolist() == want
+
+
+def test_names_of_steps_are_their_words(crosstask):
+  given = dict(labels="steps", names=True, max_clips=4)
+  batch = read(crosstask, "train", train=True, **(given | dict(rows=1)))
+  contract.check(batch)
+  assert batch["choice_ids"].shape == (1, 3, 3)
+  words_of = words.Vocabulary(WORDS)
+  first = [words_of.encode(name)[0] for name in ("cut", "paint")]
+  assert batch["choice_ids"][0, :, 0].tolist() == [*first, 0]
+  assert batch["choice_mask"].sum(axis=2).tolist() == [[1, 1, 0]]
+  (both,) = read(crosstask, "test", **(given | dict(max_clips=8)))
+  assert both["choice_mask"].any(axis=2).tolist() == [[True] * 3, [True, True, False]]
+  assert both["label_steps"].shape == (2, 8, 3)
+  steps = prepared_steps(vocab=words.Vocabulary(WORDS[:2]), max_words=2)
+  known = {"key": "a", "task/steps": np.array(["stir", "pour stir or cut"])}
+  assert steps.names(known)["choice_ids"].numpy().tolist() == [[2, 0], [1, 2], [0, 0]]
+  with pytest.raises(tf.errors.InvalidArgumentError, match="without a word of the"):
+    steps.names(known | {"task/steps": np.array(["pour", "cut"])})
+
+
+def test_what_is_longer_than_max_clips_is_an_error_where_it_is_judged(crosstask):
+  given = dict(labels="steps", max_clips=4)
+  told = r"1 videos of .* are longer than max_clips=4 of 1 s, the longest 6; set .*=6"
+  with pytest.raises(UserError, match=told):
+    read(crosstask, "test", **given)
+  (both,) = read(crosstask, "test", max_clips=4)  # nothing is judged
+  assert both["clips_mask"].sum(axis=1).tolist() == [4, 3]
+  read(crosstask, "test", train=True, **given)
+  (one,) = read(crosstask, "test", where={"task": 0}, **(given | dict(max_clips=3)))
+  assert one["label_steps"][0].sum() == 2
+
+
+def test_videos_are_drawn_of_each_task():
+  table = types.SimpleNamespace(columns={"task": np.array([0, 1, 0, 1, 0, 2, 0])})
+  keep = np.array([0, 1, 2, 3, 4, 5])  # record 6 was filtered out
+  seen = set()
+  for draw in range(20):
+    some = moment_rows.drawn(table, keep, 2, draw, False)
+    others = moment_rows.drawn(table, keep, 2, draw, True)
+    assert sorted([*some, *others]) == keep.tolist()
+    assert np.bincount(table.columns["task"][some]).tolist() == [2, 2, 1]
+    again = moment_rows.drawn(table, keep, 2, draw, False)
+    np.testing.assert_array_equal(some, again)
+    seen.add(tuple(some))
+  assert len(seen) == 3
+  np.testing.assert_array_equal(moment_rows.drawn(table, keep, 0, 5, False), keep)
 
 
 COIN = {
@@ -314,12 +371,51 @@ def test_moments_of_videos_go_over_to_their_features(tmp_path):
   assert np.round(led["clips_features"][0, :, 0] / 10).tolist() == [0, 0, 4, 0]
 
 
+def test_the_last_seconds_have_the_last_window(tmp_path):
+  """Six seconds, of which a second network with 1.5 rows a second lacks the end."""
+  files = CROSSTASK | {"videos.csv": "1,vidA,url\n", "videos_val.csv": "1,vidA,url\n"}
+  put(tmp_path / "raw", files)
+  for name, x in (("a", np.arange(1, 7)), ("b", np.arange(1, 6) * 10)):
+    (tmp_path / name).mkdir()
+    np.save(tmp_path / name / "vidA.npy", x[:, None].astype(np.float32))
+  (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+  both = ",".join(str(tmp_path / name) for name in "ab")
+  given = dict(format="crosstask", features=both, rates="1.0,1.5", quiet=True)
+  given["vocab_file"] = str(tmp_path / "vocab.txt")
+  clip_features.prepare(tmp_path / "raw", tmp_path / "out", **given)
+  given = dict(labels="steps", max_clips=8, rows=1)
+  (batch,) = read(tmp_path / "out", "test", **given)
+  assert batch["clips_mask"][0].tolist() == [True] * 6 + [False] * 2
+  assert batch["clips_features"][0, :, 0].tolist() == [1, 2, 3, 4, 5, 6, 0, 0]
+  # Rows of 2/3 s, five of them: seconds 4 and 5 have the one that begins at 2.67 s.
+  assert batch["clips_features"][0, :, 1].tolist() == [10, 30, 40, 50, 50, 50, 0, 0]
+  (led,) = read(tmp_path / "out", "test", lead_s=2.0, **given)
+  assert led["clips_features"][0, :, 0].tolist() == [1, 1, 1, 2, 3, 4, 0, 0]
+
+
+def test_windows_longer_than_their_stride_cover_the_whole_video():
+  """3.2 s each second of 6 s: rows 0 to 2 alone, asked for by all six seconds."""
+  x = np.array([[1.0], [2.0], [3.0]], "<f2")
+  x = {"features/0/data": x.tobytes(), "features/0/num": np.int64(3), "key": "a"}
+  x |= {"features/0/width": np.int64(1), "features/0/rate_hz": np.float32(1)}
+  steps = prepared_steps()
+  made = steps.clips(x | {"duration_s": np.float32(6)})
+  got = made["clips_features"].numpy()[:, 0].tolist()
+  assert got == [1, 1, 2, 3, 3, 3, 0, 0]
+  assert made["clips_mask"].numpy().sum() == 6
+  none = {"features/0/data": b"", "features/0/num": np.int64(0)}
+  made = steps.clips(x | none | {"duration_s": np.float32(6)})
+  assert not made["clips_features"].numpy().any()
+
+
 def test_mistakes_are_told(crosstask):
   for more, message in (
     (dict(unit="step", labels="steps"), "goes with unit='video'"),
     (dict(labels="classes"), "has num_classes 0"),
     (dict(unit="word"), "Known: video, moment, step, segment"),
     (dict(period_s=0.0), "must be positive"),
+    (dict(names=True), "goes with labels='steps'"),
+    (dict(rest=True), "rest=True with per_task"),
   ):
     with pytest.raises(UserError, match=message):
       read(crosstask, "test", **more)

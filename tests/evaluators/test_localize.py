@@ -59,6 +59,27 @@ def test_as_many_seconds_as_steps():
 def test_no_way_assigns_nothing():
   assert not localize.align(np.zeros((2, 3))).any()
   assert not localize.align(np.full((4, 2), np.nan)).any()
+  cost = np.zeros((4, 2))
+  cost[3, 0] = np.nan  # where no way leads
+  assert not localize.align(cost).any()
+  assert not localize.align(np.full((4, 2), -np.inf)).any()
+
+
+def test_infinite_costs_rule_seconds_out():
+  cost = np.zeros((5, 2))
+  cost[:, 0] = [np.inf, 1, 2, 3, 4]
+  assert np.argwhere(localize.align(cost)).tolist() == [[1, 0], [4, 1]]
+  cost[1:4, 0] = np.inf  # step 1 at the last second leaves none for step 2
+  assert not localize.align(cost).any()
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    cost = rng.normal(size=(7, 3))
+    cost[rng.random(cost.shape) < 0.4] = np.inf
+    chosen, total = reference.align(cost)
+    found = localize.align(cost)
+    assert found.any() == np.isfinite(total)
+    if found.any():
+      assert found.argmax(axis=0).tolist() == chosen
 
 
 def test_uniform_and_annotated_seconds_and_recall():
@@ -193,6 +214,33 @@ def test_windows_of_frames_are_put_in_order_and_averaged():
   found = dict(evaluator.run(variables | {"video": np.array(video)}))["step_recall"]
   assert found.value == want.value
   assert found.chance == want.chance
+
+
+def test_scores_of_a_model_that_gives_them_itself():
+  """The same as with embeddings, and steps that a task lacks take no part."""
+  variables, truth = corpus(2, signal=1.0)
+  want = run(variables, truth)
+  logits = np.full((4, 9, 3), 50.0, np.float32)
+  has = np.zeros((4, 3), bool)
+  for i, task in enumerate(TASKS):
+    own = variables["text"][STEPS[:, 0] == task]
+    logits[i, :, : len(own)] = variables["clips"][i] @ own.T
+    has[i, : len(own)] = True
+  mask = np.arange(9) < np.array(SECONDS)[:, None]
+  keys = dict(label_task=np.array(TASKS, np.int32), label_steps=truth)
+
+  def scores(variables, batch, *, rng=None, train=False, method=None):
+    at = batch["example_id"]
+    return {"step_logits": variables[at], "step_mask": jnp.array(has)[at]}, {}
+
+  for size in (1, 3):
+    videos = rows(size, 4, clips_mask=mask, **keys)
+    found = dict(localize.Logits(scores, videos).run(logits))
+    assert found["step_recall"].value == want.value
+    assert str(found["step_recall"]) == str(want)
+  few = rows(4, 4, clips_mask=mask, **keys | {"label_steps": 0 * truth})
+  with pytest.raises(ValueError, match="no video has an annotated step"):
+    dict(localize.Logits(scores, few).run(logits))
 
 
 def test_what_does_not_fit_is_an_error():

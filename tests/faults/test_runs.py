@@ -64,13 +64,14 @@ def test_training_and_inference_without_tensorflow_and_friends(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_log_is_the_same_when_two_hosts_go_on(tmp_path):
-  """One process with two devices; then two processes with one device each."""
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_log_is_the_same_when_several_hosts_go_on(tmp_path, count):
+  """One process with all devices; then as many processes with one each, 20 steps."""
   given = {
     "kind": "config",
     "config": "configs/uniter/nlvr.py:runlocal",
     "changes": [
-      "--config.total_steps=8",
+      "--config.total_steps=24",
       "--config.log_every=2",
       "--config.checkpoint.every=4",
       "--config.optim.schedule=constant",
@@ -78,12 +79,12 @@ def test_the_log_is_the_same_when_two_hosts_go_on(tmp_path):
       "--config.evals={}",
     ],
   }
-  two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-  finish(child(given | {"workdir": str(tmp_path / "whole")}, **two))
+  alone = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+  finish(child(given | {"workdir": str(tmp_path / "whole")}, **alone))
   parts = given | {"workdir": str(tmp_path / "parts")}
-  # A constant rate, so that the first half is that of the whole run.
-  half = [c.replace("total_steps=8", "total_steps=4") for c in given["changes"]]
-  finish(child(parts | {"changes": half}, **two))
+  # A constant rate, so that the first steps are those of the whole run.
+  half = [c.replace("total_steps=24", "total_steps=4") for c in given["changes"]]
+  finish(child(parts | {"changes": half}, **alone))
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
@@ -91,10 +92,10 @@ def test_the_log_is_the_same_when_two_hosts_go_on(tmp_path):
     child(
       parts,
       COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-      NUM_PROCESSES="2",
+      NUM_PROCESSES=str(count),
       PROCESS_ID=str(i),
     )
-    for i in range(2)
+    for i in range(count)
   ]
   for host in hosts:
     finish(host)

@@ -52,6 +52,19 @@ def test_masks_combine_and_maps_are_probabilities():
     attention.attend(q, k, v, implementation="flash")
 
 
+def test_dropout_passes_over_the_implementation_and_says_so_once(caplog):
+  attention._passed_over.cache_clear()
+  x, key = jnp.ones((1, 2, 1, 4)), jax.random.key(0)
+  run = functools.partial(attention.attend, x, x, x, implementation="xla")
+  run(rate=0.1)  # no dropout without a key
+  assert not caplog.records
+  for _ in range(2):
+    run(rate=0.1, rng=key)
+  (said,) = caplog.messages
+  assert "implementation='xla' has no dropout" in said
+  assert "attention_dropout=0" in said
+
+
 def test_a_row_that_sees_nothing_is_finite():
   q, k, v, where = tensors()
   where = where.at[0].set(False)

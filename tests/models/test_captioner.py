@@ -11,6 +11,7 @@ import pytest
 
 from vlp_jax import batch as batch_lib
 from vlp_jax import resolve, state
+from vlp_jax.errors import UserError
 from vlp_jax.evaluators import caption as evaluator_lib
 from vlp_jax.models import captioner
 from vlp_jax.objectives import caption as objective
@@ -202,8 +203,8 @@ def test_steps_of_frames_are_real_where_one_of_their_frames_is():
 
 def test_wrong_models_and_batches_are_refused():
   batch = rows()
-  with pytest.raises(ValueError, match="'tokens'"):
-    shapes(build(encoder="regions"))
+  with pytest.raises(UserError, match="'tokens'"):
+    build(encoder="regions")
   model, variables, *_ = made()
   with pytest.raises(ValueError, match="feature_dim"):
     model.apply(variables, batch | {"clips_features": jnp.ones((B, T, 5))})

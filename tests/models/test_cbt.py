@@ -172,8 +172,10 @@ def spied(small, **given):
   seen = {}
 
   def apply(variables, batch, *, rng=None, train=False, method=None):
-    seen["batch"], seen["out"] = dict(batch), m.apply(variables, batch)
-    return seen["out"], {}
+    out = m.apply(variables, batch, method=method)
+    if method is None:
+      seen["batch"], seen["out"] = dict(batch), out
+    return out, {}
 
   def run(batch):
     fn = functools.partial(objectives.cbt, vocab=VOCAB, **given)
@@ -225,7 +227,8 @@ def grads(m, objective):
   rest = {k: x for k, x in variables.items() if k != "params"}
 
   def apply(variables, batch, *, rng=None, train=False, method=None):
-    return m.apply(variables, batch, train=True, rngs={"dropout": rng}), {}
+    given = dict(train=True, rngs={} if rng is None else {"dropout": rng})
+    return m.apply(variables, batch, method=method, **given), {}
 
   def loss(params):
     terms, _, _ = objective(apply, rest | {"params": params}, batch, KEY)
@@ -278,6 +281,34 @@ def test_frames_go_through_s3d_with_shared_weights():
   got = jax.jit(jax.grad(total))(variables["params"])
   assert largest(got["video_tower"]) == 0
   assert largest(got["embed"]) > 0
+
+
+@pytest.mark.parametrize(("mask", "count"), [("rate", 3), ("each", 4)])
+def test_windows_one_behind_the_other_have_the_same_loss(mask, count):
+  """Of any number of rows, also of as many as there are windows."""
+  m = model(video="s3d")
+  variables = filled.variables(m)
+  shape = (count, 3, 8)
+  frames = jax.random.randint(KEY, (*shape, 32, 32, 3), 0, 256).astype(jnp.uint8)
+  real = jnp.ones(shape, bool).at[0, 1, 4:].set(False).at[1, 2].set(False)
+  text = {k: rows(count)[k] for k in ("text_ids", "text_mask", "example_id")}
+  flat = lambda x: x.reshape(count, 24, *x.shape[3:])
+  cut = {"video_frames": frames, "video_mask": real}
+  behind = {k: flat(x) for k, x in cut.items()}
+  given = dict(mask=mask, cross_coef=1.0, rate=0.5)
+  run = spied((m, variables, None), **given)
+  seen, out, want, _ = run(cut | text)
+  hidden, _, got, _ = run(behind | text)
+  same = "clips_masked"
+  np.testing.assert_array_equal(hidden[same], seen[same])
+  assert not np.asarray(seen[same])[1, ..., 2].any()  # a window without a frame
+  np.testing.assert_array_equal(out["video_mask"], np.asarray(real).any(-1))
+  assert want["visual"].weight == (
+    3 * count - 1 if mask == "each" else seen[same].sum()
+  )
+  for name in ("visual", "cross"):
+    np.testing.assert_allclose(got[name].value, want[name].value, rtol=1e-5)
+    assert got[name].weight == want[name].weight
 
 
 def test_it_starts_from_bert():
@@ -365,7 +396,7 @@ def test_a_step_is_told_by_its_neighbours_and_a_text_by_its_video():
       "group_id": kind.astype(np.int32),
     }
 
-  apply = lambda v, b, **_: (m.apply(v, b), {})
+  apply = lambda v, b, *, method=None, **_: (m.apply(v, b, method=method), {})
   fn = functools.partial(
     objectives.cbt,
     vocab=VOCAB,

@@ -142,7 +142,7 @@ def test_mistakes_are_told():
     make(tower="r2plus2d")
   with pytest.raises(ValueError, match="stream is ''"):
     make(tower="s3d:S3D")
-  with pytest.raises(ValueError, match="normalise is 'rows'"):
+  with pytest.raises(UserError, match="normalise is 'rows'"):
     make(variant="mu", normalise="rows")
   with pytest.raises(UserError, match="unknown key 'widhts'"):
     make(tower_args=dict(widhts=(8,)))

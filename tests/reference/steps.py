@@ -1,4 +1,4 @@
-"""Step alignment by trying everything."""
+"""Step alignment by trying everything; words of steps one by one."""
 
 import itertools
 
@@ -12,6 +12,16 @@ def align(cost):
   total = lambda way: sum(float(cost[t, s]) for s, t in enumerate(way))
   best = min(ways, key=total)
   return list(best), total(best)
+
+
+def components(steps, words):
+  """[M, K]: of each step 1 / n at its n different words, parted by blanks."""
+  out = np.zeros((len(words), len(steps)))
+  for k, step in enumerate(steps):
+    own = set(step.split())
+    for word in own:
+      out[words.index(word), k] = 1 / len(own)
+  return out
 
 
 def align_runs(cost, background=0.0):

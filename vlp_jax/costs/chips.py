@@ -7,6 +7,7 @@ program can reach, not what a program is sure to.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from vlp_jax import resolve
@@ -29,6 +30,7 @@ class Chip:
       `domain` chips).
     domain: chips that the fast links join; per_host: chips of one host.
     platform: as jax names it. topology: prefix of the TPU compiler's names.
+    largest: sides of the largest slice, the smallest first.
     cores: devices that the TPU compiler shows for a chip.
   """
 
@@ -42,10 +44,11 @@ class Chip:
   per_host: int
   platform: str
   topology: str | None = None
+  largest: tuple[int, ...] = ()
   cores: int = 1
 
 
-def _tpu(tflops, gib, tb_s, link, domain, topology, cores=1):
+def _tpu(tflops, gib, tb_s, link, largest, topology, cores=1):
   return Chip(
     flops=tflops * 1e12,
     float32_flops=tflops * 1e12,
@@ -53,10 +56,11 @@ def _tpu(tflops, gib, tb_s, link, domain, topology, cores=1):
     hbm_bandwidth=tb_s * 1e12,
     link_bandwidth=link * 1e9,
     network=6.25e9,  # 200 Gb/s a host of four chips
-    domain=domain,
+    domain=math.prod(largest),
     per_host=4,
     platform="tpu",
     topology=topology,
+    largest=largest,
     cores=cores,
   )
 
@@ -91,11 +95,11 @@ CHIPS = {
   "h100": _hopper(80, 3.35),
   "h200": _hopper(141, 4.8),
   # Links: 45 GB/s each way on v4 and v5e, 90 on v5p and v6e; six a chip in a 3-D torus
-  # (v4, v5p), four in a 2-D one. Sizes of the largest slice.
-  "v4": _tpu(275, 32, 1.2, 6 * 45, 4_096, "v4", cores=2),
-  "v5e": _tpu(197, 16, 0.82, 4 * 45, 256, "v5e"),
-  "v5p": _tpu(459, 95, 2.77, 6 * 90, 8_960, "v5p"),
-  "v6e": _tpu(918, 32, 1.64, 4 * 90, 256, "v6e"),
+  # (v4, v5p), four in a 2-D one. Sides of the largest slice.
+  "v4": _tpu(275, 32, 1.2, 6 * 45, (16, 16, 16), "v4", cores=2),
+  "v5e": _tpu(197, 16, 0.82, 4 * 45, (16, 16), "v5e"),
+  "v5p": _tpu(459, 95, 2.77, 6 * 90, (16, 20, 28), "v5p"),
+  "v6e": _tpu(918, 32, 1.64, 4 * 90, (16, 16), "v6e"),
 }
 
 
@@ -119,6 +123,4 @@ class Device:
 
 def devices(count: int) -> list[Device]:
   """That many stand-ins, for `sharding.mesh`."""
-  if count < 1:
-    raise UserError(f"--chips is {count}; it must be at least 1.")
   return [Device(i) for i in range(count)]

@@ -24,7 +24,15 @@ from vlp_jax.costs import pipelines
 from vlp_jax.errors import UserError
 from vlp_jax.vocab import Vocab
 
-FLAGS = {"T": "frames", "H": "size", "W": "size", "R": "regions", "L": "words"}
+FLAGS = {  # of launch.cost, by letter
+  "B": "rows",
+  "M": "length",
+  "L": "words",
+  "R": "regions",
+  "T": "frames",
+  "H": "size",
+  "W": "size",
+}
 MADE = ("mlm_positions", "regions_masked")  # of a spec, by objectives
 # Vocabularies of published runs, by file: their sizes are known without the file.
 SIZES = {
@@ -51,7 +59,7 @@ def vocabulary(
   Args: size: of the vocabulary, whatever the config says.
   Returns: the vocabulary of `size`, of its file, of a published file's size, or a
     stand-in; a note for a stand-in, else "".
-  Raises: UserError for a size that is too small, or no such kind of vocabulary.
+  Raises: UserError for no such kind of vocabulary.
   """
   kind, file = settings.vocab.get("name"), str(settings.vocab.get("file", ""))
   if size is None and (kind is None or pathlib.Path(file).is_file()):
@@ -67,8 +75,6 @@ def vocabulary(
       f"vocab.file {file} is not here: counted with {size:,} ids, those of a published "
       f"vocabulary of kind {kind!r}; --vocab_size sets another size"
     )
-  if size < 8:
-    raise UserError(f"--vocab_size is {size}; a vocabulary has at least 8 ids.")
   special = tuple(range(5))
   return Vocab(size, 0, 1, 2, 3, 4, special, (len(special), size)), note
 
@@ -114,7 +120,7 @@ def batch(
   Raises: UserError naming the flag that would give what is missing, or what has no
     shapes before the data are read.
   """
-  sizes = {k: v for k, v in (sizes or {}).items() if v}
+  sizes = {k: v for k, v in (sizes or {}).items() if v is not None}
   for key, why in pipelines.UNKNOWN.items():
     if given.get(key):
       raise UserError(f"input.{key}: {why}.")

@@ -19,6 +19,7 @@ from vlp_jax import state as state_lib
 from vlp_jax import step as step_lib
 from vlp_jax.costs import families, inputs
 from vlp_jax.errors import UserError
+from vlp_jax.metrics import Mean
 from vlp_jax.tasks import schedule
 
 
@@ -70,6 +71,20 @@ class Job:
     groups = self.settings.optim.get("groups", ((r".*", {}),))
     groups = optim.assign(self.abstract.params, groups)
     return {path for path, keys in groups.items() if keys.get("freeze")}
+
+  def loss(self, task: str) -> tuple[Callable, tuple]:
+    """(loss of a task's batch, its arguments as shapes), for its FLOPs."""
+    one, apply = self.tasks[task], state_lib.make_apply(self.model)
+
+    def loss(params, rest, batch, key):
+      if (prepare := getattr(one.objective, "prepare", None)) is not None:
+        batch = prepare(batch, key)
+      terms, _, _ = one.objective(apply, rest | {"params": params}, batch, key)
+      return sum(t.coef * Mean(t.total, t.weight).value for t in terms.values())
+
+    plain = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    variables = jax.tree.map(plain, (self.abstract.params, self.abstract.mutable))
+    return loss, (*variables, one.batch, jax.eval_shape(lambda: jax.random.key(0)))
 
   def lower(self, task: str, *, model: Any = None) -> jax.stages.Lowered:
     """The task's real training step, lowered for the devices of the mesh."""

@@ -18,6 +18,8 @@ UNKNOWN = {  # keywords of an input whose shapes only the data tell
   "pack": "rows are packed by the lengths of the data; set --config.input.pack=None",
 }
 LABELS = ("label_shape", "label_colour", "label_action")
+STEPS = 11  # of CrossTask's longest task; the data have the number
+LABEL_AXES = {"label_steps": ["K"], "label_constraint": ["T", "K"]}
 
 
 def of(
@@ -31,6 +33,7 @@ def of(
   """
   tasks = {
     "clip_features": _clip_features,
+    "moments": _moments,
     "narrated_clips": _narrated_clips,
     "sampled_clips": _sampled_clips,
     "sentences": _sentences,
@@ -67,7 +70,9 @@ def plain(given: Mapping[str, Any], model: Any) -> dict[str, int]:
 def axes(key: str, known: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]]:
   """(letters of the axes after B, accepted dtypes, the stored one first)."""
   if key.startswith(batch_lib.LABEL_PREFIX):
-    return (["4"], ("float32",)) if key == "label_box" else ([], ("int32",))
+    if key == "label_box":
+      return ["4"], ("float32",)
+    return LABEL_AXES.get(key, []), ("int32",)
   names, dtypes = batch_lib.FIELDS[key]
   if key == "label":
     return ([str(known["labels"])], ("float32",)) if "labels" in known else ([], dtypes)
@@ -136,6 +141,14 @@ def _clip_features(given, model):
   keys += _words("narration") if unit == "pairs" else []
   keys += _words("text") if given["text"] == "caption" else []
   return keys, dict(T=length, K=length, L=given["max_words"])
+
+
+def _moments(given, model):
+  if given["unit"] != "video" or given["labels"] != "steps":
+    raise UserError("input: of task moments only labels='steps' are counted here.")
+  keys = ["clips_features", "clips_mask", "clips_times", "label_task"]
+  keys += [*LABEL_AXES, *(_words("choice") if given["names"] else ())]
+  return keys, dict(T=given["max_clips"], K=STEPS, L=given["max_words"])
 
 
 def _video_segments(given, model):

@@ -164,8 +164,11 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     lines.append(f"  by formula, with gradients: {gb(c['estimated'])}")
   if "remat" in r:
-    sizes = ", ".join(f"{k} {gb(v)}" for k, v in r["remat"]["temporary"].items())
-    lines += ["", f"least recompute: model.remat={r['remat']['policy']} ({sizes})"]
+    chosen = r["remat"]
+    sizes = [f"{k} too large: {gb(v)} in all" for k, v in chosen["too_large"].items()]
+    sizes += [f"{k} {gb(v)}" for k, v in chosen["temporary"].items()]
+    told = ", ".join(sizes)
+    lines += ["", f"least recompute: model.remat={chosen['policy']} ({told})"]
   return "\n".join(lines)
 
 

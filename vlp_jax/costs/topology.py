@@ -5,6 +5,7 @@ runs, so no weights exist.
 """
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 
 from vlp_jax import hlo
-from vlp_jax.costs import chips, dots
+from vlp_jax.costs import aot, chips, dots
 from vlp_jax.costs import job as job_lib
 from vlp_jax.errors import UserError
 
@@ -20,7 +21,11 @@ FORM = re.compile(r"(\w+):(\d+x\d+(?:x\d+)?)")
 
 
 def parse(name: str) -> tuple[str, int]:
-  """("v5e", 256) of "v5e:16x16". Raises: UserError for another form or chip."""
+  """("v5e", 256) of "v5e:16x16".
+
+  The compiler takes any size, also of slices that no pod has.
+  Raises: UserError for another form or chip, or a slice that there is not.
+  """
   known = {c.topology: n for n, c in chips.CHIPS.items() if c.topology}
   found = FORM.fullmatch(name)
   if not found or found[1] not in known:
@@ -28,10 +33,21 @@ def parse(name: str) -> tuple[str, int]:
       f"--topology {name!r} is not CHIP:AxB or CHIP:AxBxC, such as v5e:16x16 or "
       f"v4:4x4x4. Chips: {', '.join(sorted(known))}."
     )
-  count = 1
-  for n in found[2].split("x"):
-    count *= int(n)
-  return known[found[1]], count
+  chip = known[found[1]]
+  sides, largest = [int(n) for n in found[2].split("x")], chips.CHIPS[chip].largest
+  if len(sides) != len(largest):
+    raise UserError(
+      f"--topology {name!r} has {len(sides)} sides; slices of {chip} have "
+      f"{len(largest)}. Shapes that work: {SHAPES[chip]}."
+    )
+  fits = all(n <= most for n, most in zip(sorted(sides), largest, strict=True))
+  if not fits or min(sides) < 1 or any(n < 2 or n % 2 for n in sides[:2]):
+    raise UserError(
+      f"--topology {name!r} is no slice of {chip}: the first two sides are even (a "
+      f"host has 2x2 chips), and the largest is {'x'.join(map(str, largest))}. Shapes "
+      f"that work: {SHAPES[chip]}."
+    )
+  return chip, math.prod(sides)
 
 
 def devices(name: str) -> Sequence[Any]:
@@ -82,10 +98,9 @@ def compile_step(
   out = {"task": task, "devices": job.mesh.size, "hbm_bytes": round(limit)}
   out["dots"] = dots.by_dtype(lowered.as_text())
   look = look or (lambda lowered, compiled: {})
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    return out | _too_large(job, error, limit) | look(lowered, None)
+  compiled, needed = aot.attempt(lowered)
+  if compiled is None:
+    return out | _too_large(job, needed, limit) | look(lowered, None)
   memory = compiled.memory_analysis()
   # The state is donated: outputs take the place of arguments.
   own = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -103,19 +118,12 @@ def compile_step(
   }
 
 
-def _too_large(job, error, limit) -> dict[str, Any]:
-  """What the compiler says when a program does not fit."""
-  text = str(error)
-  used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", text)
-  used = used or re.search(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds", text)
-  if "RESOURCE_EXHAUSTED" not in text or not used:
-    raise UserError(f"the TPU compiler stops: {text.splitlines()[0][:300]}") from error
-  unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-  total = float(used[1]) * unit[used[2]]
+def _too_large(job, needed, limit) -> dict[str, Any]:
+  """The answer when a program does not fit."""
   return {
-    "bytes_total": round(total),
+    "bytes_total": needed,
     "fits": False,
-    "overshoot_bytes": round(total - chips.FITS * limit),
+    "overshoot_bytes": round(needed - chips.FITS * limit),
     "collectives": {},
     "advice": advice(job),
   }

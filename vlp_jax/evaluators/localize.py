@@ -1,10 +1,10 @@
 """Where the steps of a task are in its videos: CrossTask's recall (arXiv 1903.08225).
 
 Agrees with the code of DmZhukov/CrossTask. Zero-shot with a joint embedding, as in the
-HowTo100M and MIL-NCE papers: O_tk = <v_t, text(step_k)> for every second t, cost
--log softmax_k(O), the cheapest alignment with one second a step, in order. The authors
-of MIL-NCE released no code of this evaluation: the protocol is ours where papers leave
-it open.
+HowTo100M and MIL-NCE papers (`Evaluator`): O_tk = <v_t, text(step_k)> for every second
+t, cost -log softmax_k(O), the cheapest alignment with one second a step, in order. The
+authors of MIL-NCE released no code of this evaluation: the protocol is ours where
+papers leave it open. A model that gives O itself goes through `Logits`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,41 +29,42 @@ def align(
   entered, and the end is a step rather than background, as in the published code.
 
   Args:
-    cost: [T, K]; background: of a second that is no step.
+    cost: [T, K]; infinite where a second cannot be that step.
+    background: cost of a second that is no step.
     tight: where T = K, "exact" finds the one way that there is, as the paper's text has
       it; "published" assigns nothing if the last step costs more than background, since
       the code compares with a state that cannot be reached.
-  Returns: [T, K] bool. Without a finite way (T < K, or NaN) nothing is assigned.
+  Returns: [T, K] bool. Nothing is assigned without a way of finite cost (T < K, or
+    infinite costs), or if a cost is NaN.
   """
-  num, k = cost.shape
-  odd = np.arange(2 * k + 1) % 2 == 1
-  total = np.where(np.arange(2 * k + 1) == 0, 0.0, np.inf)
-  back = np.zeros((num, 2 * k + 1), int)
   if tight not in ("exact", "published"):
     raise ValueError(f"tight is {tight!r}; give 'exact' or 'published'.")
+  num, k = cost.shape
+  states = np.arange(2 * k + 1)  # odd ones are steps, even ones background
+  odd, step_of = states % 2 == 1, np.minimum(states // 2, k - 1)
+  total = np.where(states == 0, 0.0, np.inf)
+  back, found = np.zeros((num, 2 * k + 1), int), np.zeros((num, k), bool)
   lost = tight == "published" and num == k and cost[-1, -1] > background
-  if num < k or lost or not np.isfinite(cost).all():
-    return np.zeros((num, k), bool)
+  if num < k or lost or np.isnan(cost).any():
+    return found
   for t in range(num):
     ways = np.full((3, 2 * k + 1), np.inf)
     ways[0] = np.where(odd & exactly_one, np.inf, total)
     ways[1, 1:] = total[:-1]
     ways[2, 2:] = np.where(odd[2:], total[:-2], np.inf)  # from one step to the next
-    back[t] = ways.argmin(axis=0)
-    total = ways.min(axis=0) + np.where(odd, np.repeat(cost[t], 2).take(_steps(k)), 0.0)
-    total[~odd] += background
+    back[t], best = ways.argmin(axis=0), ways.min(axis=0)
+    here = np.where(odd, cost[t, step_of], background)
+    no = (best == np.inf) | (here == np.inf)
+    with np.errstate(invalid="ignore"):  # inf - inf
+      total = np.where(no, np.inf, best + here)
   state = 2 * k if total[2 * k] < total[2 * k - 1] else 2 * k - 1
-  found = np.zeros((num, k), bool)
+  if not np.isfinite(total[state]):
+    return found
   for t in reversed(range(num)):
     if odd[state]:
       found[t, state // 2] = True
     state -= back[t, state]
   return found
-
-
-def _steps(k):
-  """Place of the step of each state in costs written twice; background takes any."""
-  return np.minimum(np.arange(2 * k + 1), 2 * k - 1)
 
 
 def uniform(num: int, k: int) -> np.ndarray:
@@ -103,8 +104,40 @@ def recall(pairs: Mapping[object, Iterable[tuple[np.ndarray, np.ndarray]]]) -> d
   return out
 
 
+def recalls(
+  videos: Iterable[tuple[int, np.ndarray, np.ndarray]],
+) -> Iterator[tuple[str, Result]]:
+  """`step_recall`, averaged over tasks; chance is that of evenly spaced steps.
+
+  Args:
+    videos: (task, logits [T, K] of its K steps, truth [T, K or more] bool) of each
+      video with an annotated step.
+  Yields: step_recall, and `even_recall`, of the evenly spaced steps.
+  Raises: ValueError without a video, or if a step is annotated that the task lacks.
+  """
+  pairs, even, short, num = {}, {}, 0, 0
+  for task, logits, truth in videos:
+    length, k = logits.shape
+    if truth[:, k:].any():
+      raise ValueError(f"task {task} has {k} steps, a video of it more.")
+    truth = truth[:, :k]
+    found = align(-_log_softmax(logits.astype(np.float64)))
+    short += length < k
+    num += hits(found, truth)[1]
+    pairs.setdefault(task, []).append((found, truth))
+    even.setdefault(task, []).append((uniform(length, k), truth))
+  if not pairs:
+    raise ValueError("no video has an annotated step: is the evaluation set empty?")
+  of_task, chance = recall(pairs), recall(even)
+  told = f"mean of {len(of_task)} tasks, {num} annotated steps, one second a step"
+  told += f", {short} videos shorter than their steps count as missed" if short else ""
+  mean = Result.of(list(of_task.values()), protocol=f"{told}; chance: evenly spaced")
+  yield "step_recall", mean._replace(chance=float(np.mean(list(chance.values()))))
+  yield "even_recall", Result.of(list(chance.values()), protocol="evenly spaced")
+
+
 class Evaluator:
-  """Step recall, averaged over tasks.
+  """Step recall of a joint embedding, see `recalls`.
 
   Args:
     apply: of the model; see `collect.Forward`.
@@ -140,36 +173,20 @@ class Evaluator:
     )
 
   def run(self, variables) -> Iterator[tuple[str, Result]]:
-    """`step_recall`; chance is that of evenly spaced steps, `even_recall`."""
+    """See `recalls`."""
     names = self._names(self.embed_steps(variables, self.steps))
-    pairs, even, short, num = {}, {}, 0, 0
-    for task, embed, truth in _videos(
-      self.embed_videos(variables, self.videos), self.outputs[0]
-    ):
+    yield from recalls(self._scored(self.embed_videos(variables, self.videos), names))
+
+  def _scored(self, out, names):
+    """(task, logits [T, K], truth [T, K of the longest task]) of annotated videos."""
+    for task, embed, truth in _videos(out, self.outputs[0]):
       if not truth.any():
         continue
       if task not in names:
         raise ValueError(f"a video is of task {task}; steps are of {sorted(names)}.")
-      k = len(names[task])
-      if truth[:, k:].any():
-        raise ValueError(f"task {task} has {k} steps, a video of it more.")
       with np.errstate(invalid="ignore", over="ignore"):
         logits = self.scale * embed.astype(np.float64) @ names[task].T.astype(float)
-      found = align(-_log_softmax(logits))
-      short += len(truth) < k
-      num += hits(found, truth[:, :k])[1]
-      pairs.setdefault(task, []).append((found, truth[:, :k]))
-      even.setdefault(task, []).append((uniform(len(truth), k), truth[:, :k]))
-    if not pairs:
-      raise ValueError("no video has an annotated step: is the evaluation set empty?")
-    of_task, chance = recall(pairs), recall(even)
-    told = f"mean of {len(of_task)} tasks, {num} annotated steps, one second a step"
-    told += (
-      f", {short} videos shorter than their steps count as missed" if short else ""
-    )
-    mean = Result.of(list(of_task.values()), protocol=f"{told}; chance: evenly spaced")
-    yield "step_recall", mean._replace(chance=float(np.mean(list(chance.values()))))
-    yield "even_recall", Result.of(list(chance.values()), protocol="evenly spaced")
+      yield task, logits, truth
 
   def _names(self, out):
     """Task -> [K, D] in the order of its steps."""
@@ -183,9 +200,46 @@ class Evaluator:
     return found
 
 
+class Logits:
+  """Step recall of a model that scores a video's seconds for the steps of its task.
+
+  Args:
+    apply: of the model; see `collect.Forward`.
+    videos: re-iterable. `label_task` [B], label_steps [B, T, K] (1 where step k is
+      annotated), clips_mask [B, T], a second each.
+    output, steps: names of the scores [B, T, K] before the softmax, and of which steps
+      the task has [B, K], the first ones; the others take no part in the softmax.
+    method: what to call; None for `__call__`.
+  """
+
+  def __init__(
+    self,
+    apply: Callable,
+    videos: Iterable[Mapping],
+    *,
+    output: str = "step_logits",
+    steps: str = "step_mask",
+    method: str | None = None,
+  ):
+    self.videos, self.output, self.steps = videos, output, steps
+    wanted = (output, steps, "label_task", "label_steps", "clips_mask")
+    self.score = collect.Forward(apply, wanted, method=method)
+
+  def run(self, variables) -> Iterator[tuple[str, Result]]:
+    """See `recalls`."""
+    yield from recalls(self._scored(self.score(variables, self.videos)))
+
+  def _scored(self, out):
+    truth, mask = out["label_steps"] > 0, out["clips_mask"]
+    for i in np.flatnonzero(truth.any(axis=(1, 2))):
+      own = out[self.output][i, mask[i], : out[self.steps][i].sum()]
+      yield int(out["label_task"][i]), own, truth[i, mask[i]]
+
+
 def _log_softmax(x):
-  x = x - x.max(axis=1, keepdims=True)
-  return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+  with np.errstate(invalid="ignore", divide="ignore"):  # infinite scores
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
 def _videos(out, output):

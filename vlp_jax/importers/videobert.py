@@ -7,6 +7,7 @@ table of video tokens. With path=TREE alone, only that table is filled.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,12 @@ _LEVEL = re.compile(r"centroids_\d+$")
 
 
 def convert(
-  arrays: Mapping[str, np.ndarray], model, *, tokens: str = "", scale: str = "none"
+  arrays: Mapping[str, np.ndarray],
+  model,
+  *,
+  tokens: str = "",
+  scale: str = "none",
+  trees: Mapping[str, Any] | None = None,
 ) -> tuple[dict, Report]:
   """Parameters of `models.videobert.Model`.
 
@@ -32,17 +38,21 @@ def convert(
     scale: "none" takes the centroids as they are (paper); "words" centres them and
       scales them to the standard deviation of BERT's words, 0.02 without BERT: features
       after a ReLU are large and share one direction.
-  Raises: ValueError when centroids and model differ in number or width.
+    trees: by name, of the run's inputs (given by `evaluate.init_from`): the tokens must
+      be theirs. A bare table does not say whose it is.
+  Raises: ValueError when centroids and model differ in number or width; CheckpointError
+    for centroids of another tree.
   """
   if scale not in SCALES:
     raise ValueError(f"scale={scale!r}; one of {SCALES}.")
   want, notes, flat = shapes(model), [], {}
-  table = centroids(arrays)
+  leaves, table = arrays, centroids(arrays)
   if table is None:
     source = importer.read(arrays)
     flat = _bert(source, want, model, notes)
     if tokens:
-      table = centroids(read_lib.read(tokens))
+      leaves = read_lib.read(tokens)
+      table = centroids(leaves)
       if table is None:
         raise ValueError(f"{tokens} holds no tree: it has no centroids.")
     may_miss = [r"project/", r"mlm_head/token_bias$"]
@@ -61,6 +71,8 @@ def convert(
         f"the tree has {len(table)} leaves of width {table.shape[1]}; the model has "
         f"num_tokens, token_dim = {want['video_tokens']}. Set them to the tree's."
       )
+    for tree in (trees or {}).values() if "digest" in leaves else ():
+      tree.expect(np.asarray(leaves["digest"]).tobytes().hex(), "init_from")
     if scale == "words":
       words = flat.get("embed_text/words")
       spread = 0.02 if words is None else float(words.std())

@@ -11,6 +11,7 @@ by token computes each of them once.
 """
 
 import functools
+import logging
 import math
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ import jax.numpy as jnp
 
 from vlp_jax.layers import dense, dropout
 from vlp_jax.metrics import wide
+
+log = logging.getLogger(__name__)
+IMPLEMENTATIONS = (None, "xla", "cudnn")
 
 
 class Pair(NamedTuple):
@@ -72,12 +76,16 @@ def attend(
     bias: float, broadcastable to [B, N, Q, K], added to the scores.
     rate, rng: dropout on the probabilities; a dropout rng of None means none.
     implementation: None for the path written out here, "xla" or "cudnn" for
-      `jax.nn.dot_product_attention`; dropout and maps always take the former.
+      `jax.nn.dot_product_attention`. That has no dropout and gives no maps: with
+      either it is the former; with dropout that is logged, once. Splash attention,
+      jax's kernel for TPUs, is not among the choices: it has neither dropout nor bias.
   Returns: x [B, Q, N, d], and maps when asked.
   """
-  if implementation not in (None, "xla", "cudnn"):
-    raise ValueError(f'implementation {implementation!r}: None, "xla" or "cudnn".')
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(f"implementation is {implementation!r}; one of {IMPLEMENTATIONS}.")
   drop = rng is not None and rate > 0
+  if implementation is not None and drop:
+    _passed_over(implementation, rate)
   if implementation is not None and not (drop or maps):
     if mask is not None:  # cuDNN takes no broadcast over queries
       heads = mask.shape[1]
@@ -96,6 +104,16 @@ def attend(
   weights = softmax(scores, mask)
   kept = dropout.keep(rng, weights.shape, rate) if drop else None
   return Attended(_mixed(weights, value, kept, rate), weights if maps else None)
+
+
+@functools.cache  # once, not for every layer and shape that is traced
+def _passed_over(implementation: str, rate: float) -> None:
+  log.warning(
+    "attention: implementation=%r has no dropout, so training with attention dropout "
+    "%g takes the plain path. Set model.attention_dropout=0 to train with it.",
+    implementation,
+    rate,
+  )
 
 
 @jax.custom_vjp
@@ -173,7 +191,10 @@ class Attention(nn.Module):
     """
     width = x.shape[-1]
     if self.head_dim is None and width % self.num_heads:
-      raise ValueError(f"width {width} does not divide by {self.num_heads} heads.")
+      valid = [n for n in range(1, width + 1) if width % n == 0]
+      raise ValueError(
+        f"width {width} does not divide by {self.num_heads} heads; give one of {valid}."
+      )
     size = (self.num_heads, self.head_dim or width // self.num_heads)
     names = ("embed", None, "heads", "kv")
     linear = lambda n, name: dense.Linear(

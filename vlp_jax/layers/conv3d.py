@@ -28,6 +28,7 @@ REMAT = {
   "dots": jax.checkpoint_policies.save_only_these_names(CONV, norm.MOMENTS),
   "full": jax.checkpoint_policies.save_only_these_names(norm.MOMENTS),
 }
+POOL_PADDINGS = ("torch", "tf")
 # torch's default: uniform in +-1 / sqrt(fan_in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -129,7 +130,7 @@ def max_pool(
       at odd ones (25 at 200 x 200 pixels) the windows are one apart.
   """
   if padding not in ("torch", "tf"):
-    raise ValueError(f"pool_padding is {padding!r}; give 'torch' or 'tf'.")
+    raise ValueError(f"pool_padding is {padding!r}; give one of {POOL_PADDINGS}.")
   for axis, (k, stride) in enumerate(zip(window, strides, strict=True), 1):
     x = _max_pool(x, axis, k, stride, padding)
   return x

@@ -68,8 +68,10 @@ class BatchNorm(nn.Module):
       gain = scale * jax.lax.rsqrt(var.value + self.eps)
       return (wide(x) * gain + (bias - mean.value * gain)).astype(self.dtype)
     if len(x) % self.groups:
+      sizes = [n for n in range(1, len(x) + 1) if len(x) % n == 0]
       raise ValueError(
-        f"BatchNorm cuts {len(x)} rows into {self.groups} groups; give a multiple."
+        f"BatchNorm cannot cut {len(x)} rows into {self.groups} groups; set bn_groups "
+        f"to one of {sizes}, or give other rows."
       )
     at, spread, count = _moments(x, mean.value, where, self.groups)  # [G, C], [G, 1]
     at, spread = checkpoint_name((at, spread), MOMENTS)

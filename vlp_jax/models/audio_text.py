@@ -12,6 +12,7 @@ The objectives are those of dual encoders (`objectives.contrastive`) with
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 
 from vlp_jax import resolve
 from vlp_jax.heads import project
-from vlp_jax.layers import dropout, logmel, norm
+from vlp_jax.layers import dropout, fields, logmel, norm
 from vlp_jax.metrics import wide
 from vlp_jax.towers import audio_resnet, word2vec_bag
 
@@ -63,16 +64,16 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  tower: str = "audio_resnet"
+  tower: Literal[*TOWERS] = "audio_resnet"
   tower_args: Mapping = dataclasses.field(default_factory=dict)
-  embed_dim: int = 512
-  word_dim: int = 300
-  text_mlp_dim: int = 2048
-  dropout: float = 0.0
-  front_end: str = "mmv16k"
-  normalise: str = "example"
-  bn_groups: int = 1
-  dtype: str = "float32"
+  embed_dim: fields.Count = 512
+  word_dim: fields.Count = 300
+  text_mlp_dim: fields.Count = 2048
+  dropout: fields.Rate = 0.0
+  front_end: fields.FrontEnd = "mmv16k"
+  normalise: fields.Norm = "example"
+  bn_groups: fields.Count = 1
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     if self.tower not in TOWERS:

@@ -23,13 +23,14 @@ numbers that are not normalised would saturate the sigmoid.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
-from vlp_jax.layers import conv2d, gated, logmel
+from vlp_jax.layers import conv2d, fields, gated, logmel
 from vlp_jax.metrics import wide
 from vlp_jax.towers import l3
 
@@ -80,15 +81,15 @@ class Model(nn.Module):
     bn_groups: see `layers.norm`; dtype: of the computation.
   """
 
-  kind: str = "ave"
-  front_end: str = "ave"
-  embed_dim: int = 128
+  kind: Literal[*KINDS] = "ave"
+  front_end: fields.FrontEnd = "ave"
+  embed_dim: fields.Count = 128
   distance_scale: float = 1.0
   scale_init: float = 0.01
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  bn_groups: int = 1
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     if self.kind not in KINDS:

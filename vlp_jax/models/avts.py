@@ -17,13 +17,14 @@ distances lie in 0..1.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
-from vlp_jax.layers import conv2d, gated, logmel
+from vlp_jax.layers import conv2d, fields, gated, logmel
 from vlp_jax.metrics import wide
 from vlp_jax.towers import audio_vgg, r2plus1d
 
@@ -63,16 +64,16 @@ class Model(nn.Module):
     remat: of the video tower, see `towers.r2plus1d`.
   """
 
-  video: str = "mc3"
-  front_end: str = "xdc"
-  embed_dim: int = 128
+  video: Literal[*KINDS] = "mc3"
+  front_end: fields.FrontEnd = "xdc"
+  embed_dim: fields.Count = 128
   embed_norm: float = 1.0
   threshold: float = 0.495
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  bn_groups: int = 1
-  remat: str = "none"
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  remat: fields.ConvRemat = "none"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     if self.video not in KINDS:

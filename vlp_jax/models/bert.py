@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.heads import match, mlm
+from vlp_jax.layers import fields
 from vlp_jax.metrics import wide
 from vlp_jax.towers import bert
 
@@ -36,21 +37,21 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int | None = None
+  width: fields.Count
+  depth: fields.Count
+  num_heads: fields.Count
+  mlp_dim: fields.Count | None = None
   max_positions: int = 512
   type_vocab: int = 2
   heads: tuple[str, ...] = HEADS
   causal: bool = False
-  dropout: float = 0.1
-  attention_dropout: float | None = None
+  dropout: fields.Rate = 0.1
+  attention_dropout: fields.Rate | None = None
   eps: float = 1e-12
-  act: str = "gelu"
-  dtype: str = "float32"
-  remat: str = "none"
-  implementation: str | None = None
+  act: fields.Act = "gelu"
+  dtype: fields.Dtype = "float32"
+  remat: fields.Remat = "none"
+  implementation: fields.Implementation = None
 
   def setup(self):
     unknown = set(self.heads) - set(HEADS)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from vlp_jax import resolve
 from vlp_jax.heads import mlp
-from vlp_jax.layers import logmel, norm
+from vlp_jax.layers import fields, logmel, norm
 from vlp_jax.towers import audio_resnet, tsm_resnet
 
 VIEWS = ("video", "video_broad", "audio")
@@ -89,12 +89,12 @@ class Model(nn.Module):
   broad: tuple[str, ...] = ("audio",)
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  front_end: str = "brave"
-  embed_dim: int = 128
-  hidden: int = 4096
+  front_end: fields.FrontEnd = "brave"
+  embed_dim: fields.Count = 128
+  hidden: fields.Count = 4096
   shared: bool = True
-  bn_groups: int = 1
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     wrong = set(self.broad) - set(VIEWS[1:])

@@ -19,13 +19,14 @@ the width of its MLP are not given there and are fields here.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlp_jax.heads import decode
-from vlp_jax.layers import decoding, dense
+from vlp_jax.layers import decoding, dense, fields
 from vlp_jax.metrics import wide
 from vlp_jax.towers import clip_sequence, s3d
 from vlp_jax.vocab import Vocab
@@ -97,39 +98,39 @@ class Model(nn.Module):
   """
 
   vocab: Vocab
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int | None = None
-  encoder: str = "features"
-  encoder_depth: int = 6
-  feature_dim: int = 1024
+  width: fields.Count
+  depth: fields.Count
+  num_heads: fields.Count
+  mlp_dim: fields.Count | None = None
+  encoder: Literal[*ENCODERS] = "features"
+  encoder_depth: fields.Count = 6
+  feature_dim: fields.Count = 1024
   normalise: bool = True
   num_tokens: int = 12**4
-  token_dim: int = 1024
+  token_dim: fields.Count = 1024
   max_steps: int = 512
   max_positions: int = 512
-  stem_width: int = 64
+  stem_width: fields.Count = 64
   space_to_depth: tuple = (2, 2, 2)
   stem_window: tuple = (2, 4, 4)
   stem_strides: tuple = (1, 1, 1)
   stages: tuple = s3d.STAGES
-  pool_padding: str = "torch"
+  pool_padding: fields.PoolPadding = "torch"
   max_length: int = 128
   beam: int = 5
   alpha: float = 0.0
-  penalty: str = "gnmt"
+  penalty: fields.Penalty = "gnmt"
   min_length: int = 0
   no_repeat: int = 0
   immediate: bool = True
   repetition: float = 1.0
-  dropout: float = 0.1
-  attention_dropout: float | None = None
+  dropout: fields.Rate = 0.1
+  attention_dropout: fields.Rate | None = None
   eps: float = 1e-12
-  act: str = "gelu"
-  dtype: str = "float32"
-  remat: str = "none"
-  implementation: str | None = None
+  act: fields.Act = "gelu"
+  dtype: fields.Dtype = "float32"
+  remat: fields.Remat = "none"
+  implementation: fields.Implementation = None
 
   def setup(self):
     if self.encoder not in ENCODERS:

@@ -12,7 +12,8 @@ Returns: steps [B, T, D], the embeddings e_t; video [B, T, D], the outputs with 
          predicted, outputs with steps hidden, [B, T, D] or [B, M, T, D]; text
          [B, L, Dt] and text_features [B, Dt]; pair_scores [B, K];
          mlm_logits [B, P, V]; logits [B, C] if there are num_classes (anticipation,
-         classification). All as far as the batch has what they need.
+         classification). All as far as the batch has what they need. `step_mask` gives
+         video_mask alone.
 
 A hidden step is 0 behind the embedding, before its position is added. S3D runs with
 shared weights over all windows. A frozen tower runs without dropout and with its own
@@ -20,6 +21,7 @@ batch statistics, and no gradient reaches it; optimiser groups freeze it as well
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -27,7 +29,7 @@ import jax.numpy as jnp
 
 from vlp_jax.fusion import pair_score
 from vlp_jax.heads import match, mlm
-from vlp_jax.layers import dense, dropout, norm, transformer
+from vlp_jax.layers import dense, dropout, fields, norm, transformer
 from vlp_jax.metrics import wide
 from vlp_jax.towers import bert, s3d
 
@@ -75,35 +77,35 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  video: str = "features"
-  feature_dim: int = 1024
+  video: Literal["features", "s3d"] = "features"
+  feature_dim: fields.Count = 1024
   standardise: bool = False
-  width: int = 768
-  depth: int = 2
-  num_heads: int = 4
+  width: fields.Count = 768
+  depth: fields.Count = 2
+  num_heads: fields.Count = 4
   window: int = 30
   cross_depth: int = 1
   cross_heads: int | None = None
   max_steps: int = 512
-  text_width: int = 768
-  text_depth: int = 12
-  text_heads: int = 12
+  text_width: fields.Count = 768
+  text_depth: fields.Count = 12
+  text_heads: fields.Count = 12
   text_positions: int = 512
   train_text: bool = False
   train_video: bool = False
   mlm: bool = False
   num_classes: int = 0
-  pool: str = "mean"
-  stem_width: int = 64
+  pool: Literal[*POOLS] = "mean"
+  stem_width: fields.Count = 64
   space_to_depth: tuple = (2, 2, 2)
   stem_window: tuple = (2, 4, 4)
   stem_strides: tuple = (1, 1, 1)
   stages: tuple = s3d.STAGES
-  pool_padding: str = "torch"
-  dropout: float = 0.1
+  pool_padding: fields.PoolPadding = "torch"
+  dropout: fields.Rate = 0.1
   eps: float = 1e-12
-  dtype: str = "float32"
-  remat: str = "none"
+  dtype: fields.Dtype = "float32"
+  remat: fields.Remat = "none"
 
   def setup(self):
     if self.video not in ("features", "s3d"):
@@ -175,16 +177,17 @@ class Model(nn.Module):
 
   def _steps(self, batch, train):
     """(x [B, T, F], mask [B, T]), the given features or those of the frames."""
+    where = self.step_mask(batch)["video_mask"]
     if self.video == "features":
-      x, where = batch["clips_features"], batch["clips_mask"]
+      x = batch["clips_features"]
       if x.shape[-1] != self.feature_dim:
         raise ValueError(
           f"clips_features has width {x.shape[-1]}; cbt expects {self.feature_dim}. "
           f"Set model.feature_dim={x.shape[-1]} for these."
         )
     else:
-      frames, real = self._windows(batch["video_frames"], batch["video_mask"])
-      where = real.any(axis=-1)
+      frames = self._windows(batch["video_frames"], 3)
+      real = self._windows(batch["video_mask"], 0)
       black = jnp.zeros((), frames.dtype)
       frames = jnp.where(real[..., None, None, None], frames, black)
       flat = frames.reshape(-1, *frames.shape[2:])
@@ -199,17 +202,27 @@ class Model(nn.Module):
       x = flat.reshape(x.shape)
     return x, where
 
-  def _windows(self, frames, real):
-    """Frames [B, T, t, H, W, 3] and their mask, cut into windows if they are not."""
-    if frames.ndim == 6:
-      return frames, real
-    if frames.shape[1] % self.window:
+  def _windows(self, x, axes):
+    """[B, T, t, ...] as it is, [B, T t, ...] cut; axes: how many come behind t."""
+    if x.ndim == 3 + axes:
+      return x
+    if x.shape[1] % self.window:
       raise ValueError(
-        f"{frames.shape[1]} frames do not divide into windows of {self.window}; set "
+        f"{x.shape[1]} frames do not divide into windows of {self.window}; set "
         "input.num_frames to a multiple, or model.window."
       )
-    cut = lambda x: x.reshape(len(x), -1, self.window, *x.shape[2:])
-    return cut(frames), cut(real)
+    return x.reshape(len(x), -1, self.window, *x.shape[2:])
+
+  def step_mask(
+    self, batch: Mapping[str, jax.Array], *, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """video_mask [B, T] alone, for what is decided before a step is embedded.
+
+    A step of frames is real if one of its frames is.
+    """
+    if self.video == "features":
+      return {"video_mask": batch["clips_mask"]}
+    return {"video_mask": self._windows(batch["video_mask"], 0).any(axis=-1)}
 
   def _transform(self, steps, where, hidden, train):
     """The video Transformer over [B, T, D] with the steps hidden [B, T] at 0."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
-from vlp_jax.layers import dropout, logmel
+from vlp_jax.layers import dropout, fields, logmel
 from vlp_jax.metrics import wide
 from vlp_jax.towers import audio_resnet, l3, r2plus1d, s3d, tsm_resnet
 
@@ -84,15 +84,15 @@ class Model(nn.Module):
     dtype: of the tower, "float32" or "bfloat16".
   """
 
-  num_classes: int
+  num_classes: fields.Count
   tower: str = "audio_resnet"
   tower_args: Mapping = dataclasses.field(default_factory=dict)
   stream: str = ""
-  dropout: float = 0.0
-  front_end: str = "mmv"
-  normalise: str = "none"
+  dropout: fields.Rate = 0.0
+  front_end: fields.FrontEnd = "mmv"
+  normalise: fields.Norm = "none"
   remat: str = "none"
-  dtype: str = "float32"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     stream = self.sees

@@ -12,12 +12,14 @@ biases of the image tower's BatchNorms stay as they are: `optim.groups` freezes 
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
+from vlp_jax.layers import fields
 from vlp_jax.towers import s3d, tsm_resnet
 
 # name -> (class, what MMV gives it)
@@ -58,11 +60,11 @@ class Model(nn.Module):
     dtype: of the computation.
   """
 
-  video: str = "s3d"
+  video: Literal[*VIDEO] = "s3d"
   video_args: Mapping = dataclasses.field(default_factory=dict)
   num_frames: int = 32
   alpha: float = 1.0
-  dtype: str = "float32"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     if self.video not in VIDEO:

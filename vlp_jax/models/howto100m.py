@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.layers import conv3d, gated
+from vlp_jax.layers import conv3d, fields, gated
 
 MU = dict(embed_dim=16, word_dim=8, feature_dims=(6, 4), train_words=True)
 VARIANTS = {
@@ -40,12 +40,12 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  embed_dim: int = 4096
-  word_dim: int = 300
+  embed_dim: fields.Count = 4096
+  word_dim: fields.Count = 300
   feature_dims: tuple = (2048, 2048)
   unit_features: bool = True
   train_words: bool = False
-  dtype: str = "float32"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     dtype = jnp.dtype(self.dtype)

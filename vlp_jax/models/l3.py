@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
-from vlp_jax.layers import conv2d, logmel
+from vlp_jax.layers import conv2d, fields, logmel
 from vlp_jax.metrics import wide
 from vlp_jax.towers import l3
 
@@ -44,12 +44,12 @@ class Model(nn.Module):
     bn_groups: see `layers.norm`; dtype: of the computation.
   """
 
-  front_end: str = "l3"
-  hidden_dim: int = 128
+  front_end: fields.FrontEnd = "l3"
+  hidden_dim: fields.Count = 128
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  bn_groups: int = 1
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     given = dict(bn_groups=self.bn_groups, dtype=jnp.dtype(self.dtype))

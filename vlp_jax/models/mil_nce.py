@@ -10,10 +10,13 @@ Embeddings are compared by their dot product, not normalised, as published. Miss
 frames (mask False) are black, as in the published loader, and count like others.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.layers import fields
 from vlp_jax.towers import colour_histogram, i3d, s3d, word2vec_bag
 
 # Tests and laptops: fewer and narrower stages, coarser first blocks, the same code.
@@ -59,23 +62,23 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  video: str = "s3d"
-  embed_dim: int = 512
-  word_dim: int = 300
-  text_mlp_dim: int = 2048
+  video: Literal[*VIDEOS] = "s3d"
+  embed_dim: fields.Count = 512
+  word_dim: fields.Count = 300
+  text_mlp_dim: fields.Count = 2048
   train_words: bool = False
   pad_in_max: bool = True
-  stem_width: int = 64
+  stem_width: fields.Count = 64
   space_to_depth: tuple = (2, 2, 2)
   stem_window: tuple = (2, 4, 4)
   stem_strides: tuple = (1, 1, 1)
   stages: tuple = s3d.STAGES
-  pool_padding: str = "torch"
+  pool_padding: fields.PoolPadding = "torch"
   bn_eps: float = 1e-5
   bn_momentum: float = 0.9
-  bn_groups: int = 1
-  remat: str = "none"
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  remat: fields.ConvRemat = "none"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     dtype = jnp.dtype(self.dtype)

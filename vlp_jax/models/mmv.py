@@ -23,6 +23,7 @@ Outputs are not normalised: the loss compares cosines, evaluators set `normalise
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 
 from vlp_jax import resolve
 from vlp_jax.heads import project
-from vlp_jax.layers import conv2d, logmel, norm
+from vlp_jax.layers import conv2d, fields, logmel, norm
 from vlp_jax.towers import audio_resnet, r2plus1d, s3d, tsm_resnet, word2vec_bag
 
 GRAPHS = ("fac", "shared", "disjoint")
@@ -102,22 +103,22 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  graph: str = "fac"
-  video: str = "s3d"
+  graph: Literal[*GRAPHS] = "fac"
+  video: Literal[*VIDEO] = "s3d"
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  front_end: str = "mmv"
-  embed_dim: int = 512
-  hidden_dim: int = 512
-  coarse_dim: int = 256
+  front_end: fields.FrontEnd = "mmv"
+  embed_dim: fields.Count = 512
+  hidden_dim: fields.Count = 512
+  coarse_dim: fields.Count = 256
   audio_text: bool = False
-  word_dim: int = 300
-  text_mlp_dim: int = 2048
+  word_dim: fields.Count = 300
+  text_mlp_dim: fields.Count = 2048
   train_words: bool = False
   pad_in_max: bool = True
-  bn_groups: int = 1
-  remat: str = "none"
-  dtype: str = "float32"
+  bn_groups: fields.Count = 1
+  remat: fields.ConvRemat = "none"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     for name, known in (("graph", GRAPHS), ("video", tuple(VIDEO))):

@@ -17,6 +17,7 @@ are taken as floats.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 
 from vlp_jax import resolve
 from vlp_jax.heads import mlp
-from vlp_jax.layers import dense, logmel, norm
+from vlp_jax.layers import dense, fields, logmel, norm
 from vlp_jax.towers import (
   audio_resnet,
   image_resnet,
@@ -102,15 +103,15 @@ class Model(nn.Module):
     dtype: of the computation, "float32" or "bfloat16".
   """
 
-  tower: str = "resnet"
+  tower: Literal[*TOWERS] = "resnet"
   tower_args: Mapping = dataclasses.field(default_factory=dict)
   projector: Mapping = dataclasses.field(default_factory=lambda: dict(dim=128))
   predictor: Mapping = dataclasses.field(default_factory=dict)
   clusters: int = 0
-  front_end: str = "mmv"
-  normalise: str = "none"
-  bn_groups: int = 1
-  dtype: str = "float32"
+  front_end: fields.FrontEnd = "mmv"
+  normalise: fields.Norm = "none"
+  bn_groups: fields.Count = 1
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     if self.tower not in TOWERS:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from vlp_jax.fusion import single_stream
 from vlp_jax.heads import answer, match, mlm, pooler, region
-from vlp_jax.layers import embeddings
+from vlp_jax.layers import embeddings, fields
 from vlp_jax.towers import regions
 
 MU = dict(  # for tests: other numbers, same code
@@ -58,23 +58,23 @@ class Model(nn.Module):
   """
 
   vocab_size: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int | None = None  # 4 * width
-  region_dim: int = 2048
+  width: fields.Count
+  depth: fields.Count
+  num_heads: fields.Count
+  mlp_dim: fields.Count | None = None  # 4 * width
+  region_dim: fields.Count = 2048
   region_classes: int = 1601
   type_vocab: int = 2
   max_positions: int = 512
   heads: tuple[str, ...] = PRETRAIN
   num_answers: int = 0
-  dropout: float = 0.1
-  attention_dropout: float | None = None
+  dropout: fields.Rate = 0.1
+  attention_dropout: fields.Rate | None = None
   eps: float = 1e-12
-  act: str = "gelu"
-  dtype: str = "float32"
-  remat: str = "none"
-  implementation: str | None = None
+  act: fields.Act = "gelu"
+  dtype: fields.Dtype = "float32"
+  remat: fields.Remat = "none"
+  implementation: fields.Implementation = None
 
   def setup(self):
     unknown = set(self.heads) - set(HEADS)

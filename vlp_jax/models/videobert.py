@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from vlp_jax.fusion import single_stream
 from vlp_jax.heads import joint_mlm, match, mlm, pooler
-from vlp_jax.layers import dense, embeddings
+from vlp_jax.layers import dense, embeddings, fields
 from vlp_jax.metrics import wide
 from vlp_jax.vocab import Vocab
 
@@ -67,22 +67,22 @@ class Model(nn.Module):
   """
 
   vocab: Vocab
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int | None = None
+  width: fields.Count
+  depth: fields.Count
+  num_heads: fields.Count
+  mlp_dim: fields.Count | None = None
   num_tokens: int = NUM_TOKENS
-  token_dim: int = 1024
+  token_dim: fields.Count = 1024
   train_tokens: bool = False
   max_positions: int = 512
   template: tuple[int, ...] = ()
-  dropout: float = 0.1
-  attention_dropout: float | None = None
+  dropout: fields.Rate = 0.1
+  attention_dropout: fields.Rate | None = None
   eps: float = 1e-12
-  act: str = "gelu"
-  dtype: str = "float32"
-  remat: str = "none"
-  implementation: str | None = None
+  act: fields.Act = "gelu"
+  dtype: fields.Dtype = "float32"
+  remat: fields.Remat = "none"
+  implementation: fields.Implementation = None
 
   def setup(self):
     v = self.vocab

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax import resolve
-from vlp_jax.layers import dense, logmel
+from vlp_jax.layers import dense, fields, logmel
 from vlp_jax.towers import audio_resnet, r2plus1d, s3d, tsm_resnet
 
 VIDEO = {
@@ -65,17 +65,17 @@ class Model(nn.Module):
     dtype: of the computation, "float32" or "bfloat16".
   """
 
-  clusters: int = 256
+  clusters: fields.Count = 256
   heads: tuple[str, ...] = HEADS
   video: str = "r2plus1d"
   audio: str = "audio_resnet18"
   video_args: Mapping = dataclasses.field(default_factory=dict)
   audio_args: Mapping = dataclasses.field(default_factory=dict)
-  front_end: str = "xdc"
-  normalise: str = "none"
-  dropout: float = 0.0
-  remat: str = "none"
-  dtype: str = "float32"
+  front_end: fields.FrontEnd = "xdc"
+  normalise: fields.Norm = "none"
+  dropout: fields.Rate = 0.0
+  remat: fields.ConvRemat = "none"
+  dtype: fields.Dtype = "float32"
 
   def setup(self):
     self.video_tower = self._tower("video", VIDEO)

@@ -11,6 +11,8 @@ Each reads the labels that its data set has, and the logits of its head of UNITE
 The first three also take packed rows: [B, S] where above is [B].
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,7 +60,7 @@ def vcr(apply, variables, batch, key):
   return _choose(apply, variables, batch, key, "choice_logits", "vcr")
 
 
-def refer(apply, variables, batch, key, *, target="best"):
+def refer(apply, variables, batch, key, *, target: Literal[*TARGETS] = "best"):
   """Which region an expression means, mean over rows.
 
   Args:

@@ -47,7 +47,7 @@ def byol(
   key,
   *,
   views: Mapping | Sequence = VIEWS,
-  stream: str = "image",
+  stream: views_lib.Stream = "image",
 ):
   """regression(p_1, z'_2) + regression(p_2, z'_1), mean over real rows.
 

@@ -83,6 +83,16 @@ def _cached(objective: Callable) -> Callable:
   return fn
 
 
+def twin(objective: Callable) -> str:
+  """The name in a config of this objective in microbatches; "" if there is none."""
+  while isinstance(objective, functools.partial):
+    objective = objective.func
+  for name, fn in globals().items():
+    if getattr(fn, "__wrapped__", None) is objective:
+      return f"cached_contrastive:{name}"
+  return ""
+
+
 mil_nce = _cached(contrastive.mil_nce)
 symmetric = _cached(contrastive.symmetric)
 ego = _cached(contrastive.ego)

@@ -1,5 +1,7 @@
 """CBT: contrastive losses of masked steps and of video with text (arXiv 1906.05743)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -122,12 +124,8 @@ def cross_nce(
   return jnp.where(row[:, 0], loss, 0.0), right & row[:, 0], row[:, 0]
 
 
-def _real(batch):
-  """What is real in rows that count: steps [B, T], texts [B]."""
-  if "clips_mask" in batch:
-    steps = batch["clips_mask"]
-  else:
-    steps = batch["video_mask"].any(axis=-1)
+def _real(batch, steps):
+  """What is real in rows that count: steps [B, T] of the given ones, texts [B]."""
   rows = batch.get("example_mask", jnp.ones(len(steps), bool))
   text = jnp.zeros(len(steps), bool)
   if "text_mask" in batch:
@@ -145,7 +143,7 @@ def cbt(
   visual_coef: float = 1.0,
   cross_coef: float = 0.0,
   bert_coef: float = 0.0,
-  mask: str = "rate",
+  mask: Literal[*MASKS] = "rate",
   rate: float = 0.15,
   max_masked: int = 16,
   num_negatives: int | None = None,
@@ -166,7 +164,8 @@ def cbt(
       the batch (B x B runs of the Transformer over both).
     normalise, tau: see `visual_nce`.
   Reads clips_features, clips_mask (or video_frames, video_mask), text_*, example_id,
-  group_id (the video; example_id without it). Wants steps, predicted, pair_scores.
+  group_id (the video; example_id without it). Wants steps, predicted, pair_scores, and
+  video_mask of the model's `step_mask`.
   Negatives are of the global batch. Rows of padding are no negatives either.
   """
   if mask not in MASKS:
@@ -174,7 +173,9 @@ def cbt(
   if not (visual_coef or cross_coef or bert_coef):
     raise ValueError("cbt: all three coefficients are 0.")
   keys = jax.random.split(key, 4)
-  steps, text = _real(batch)
+  # How frames are cut into steps, the model knows.
+  steps = apply(variables, batch, method="step_mask")[0]["video_mask"]
+  steps, text = _real(batch, steps)
   more, lost = {}, None
   if visual_coef:
     length = steps.shape[1]

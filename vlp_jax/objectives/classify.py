@@ -28,7 +28,7 @@ def softmax(
   smoothing=0.0,
   top=(1, 5),
   views: Mapping | None = None,
-  stream: str = "audio",
+  stream: views_lib.Stream = "audio",
 ):
   """Mean over rows (and windows) with a known label of -log softmax(logits)[label].
 

@@ -76,7 +76,7 @@ def sdc(
   towers: Sequence[str] = ("video", "audio"),
   balance: bool = True,
   views: Mapping | None = None,
-  stream: str = "audio",
+  stream: views_lib.Stream = "audio",
 ):
   """Single-modality deep clustering: each tower tells its own clusters.
 

@@ -60,7 +60,7 @@ def mil_nce(
   key,
   *,
   tau: float = 1.0,
-  positives: str = "twice",
+  positives: nce.Positives = "twice",
   streams: tuple = STREAMS,
 ):
   """MIL-NCE of clips against their K candidate narrations (arXiv 1912.06430).

@@ -8,6 +8,7 @@ take packed rows, in which the same places of each example are masked as in rows
 
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,15 @@ def _forward(apply, variables, batch, key, rate):
   return out, mutable, where
 
 
-def mrfr(apply, variables, batch, key, *, rate=0.15, reduction="elementwise"):
+def mrfr(
+  apply,
+  variables,
+  batch,
+  key,
+  *,
+  rate=0.15,
+  reduction: Literal["elementwise", "sum_over_features"] = "elementwise",
+):
   """Masked region feature regression: squared error to the detector's features.
 
     L = mean over masked regions of |h(v) - f|^2, over Dr when "elementwise"
@@ -148,7 +157,15 @@ def mrc(apply, variables, batch, key, *, rate=0.15):
   )
 
 
-def mrc_kl(apply, variables, batch, key, *, rate=0.15, reduction="elementwise"):
+def mrc_kl(
+  apply,
+  variables,
+  batch,
+  key,
+  *,
+  rate=0.15,
+  reduction: Literal["elementwise", "sum_over_classes"] = "elementwise",
+):
   """Masked region classification with soft labels: KL(detector || model).
 
   Args:

@@ -1,5 +1,7 @@
 """Image-text matching with word-region alignment, and ranking (arXiv 1909.11740)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,6 +10,8 @@ from vlp_jax.metrics import Mean, Term, wide
 from vlp_jax.objectives import masking, packing, transport
 
 NEGATIVES = ("swap", "given")
+SWAPPED = ("regions", "text")
+Negatives = Literal[*NEGATIVES]
 
 
 def compact(masks: list[jax.Array], size: int) -> jax.Array:
@@ -57,8 +61,8 @@ def swap_pairs(batch, key, *, negatives="swap", negative_rate=0.5, swapped="regi
   """
   if negatives not in NEGATIVES:
     raise ValueError(f"negatives={negatives!r}; one of {NEGATIVES}.")
-  if swapped not in ("regions", "text"):
-    raise ValueError(f'swapped={swapped!r}; "regions" or "text".')
+  if swapped not in SWAPPED:
+    raise ValueError(f"swapped={swapped!r}; one of {SWAPPED}.")
   if negatives == "given":
     return batch
   keys = jax.vmap(jax.random.split)(
@@ -90,9 +94,9 @@ def itm(
   batch,
   key,
   *,
-  negatives="swap",
+  negatives: Negatives = "swap",
   negative_rate=0.5,
-  swapped="regions",
+  swapped: Literal[*SWAPPED] = "regions",
   wra_coef=0.1,
   wra_on_negatives=True,
 ):

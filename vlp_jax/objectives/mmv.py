@@ -5,6 +5,8 @@ They read video_mask [B, T], audio_mask [B, S], narration_mask [B, K, L] or text
 of the global batch, so the step takes it at once (`global_batch`).
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -67,8 +69,8 @@ def mmv(
   vt: float = 1.0,
   at: float = 0.0,
   tau: float = 0.07,
-  form: str = "asymmetric",
-  positives: str = "twice",
+  form: Literal[*FORMS] = "asymmetric",
+  positives: nce_lib.Positives = "twice",
   normalise_weights: bool = False,
   at_outputs: tuple[str, str] = PAIRS["at"],
 ):

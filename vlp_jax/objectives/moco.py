@@ -109,7 +109,7 @@ def moco(
   key,
   *,
   views: Mapping | Sequence = VIEW,
-  stream: str = "image",
+  stream: views_lib.Stream = "image",
   tau: float = 0.2,
   shuffle: bool = True,
 ):

@@ -5,6 +5,7 @@ scores are reduced in blocks (`objectives.blockwise`), also under a mesh.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from vlp_jax.metrics import wide
 from vlp_jax.objectives import blockwise, pair_stats
 from vlp_jax.objectives.pair_stats import Stat
 
+POSITIVES = ("twice", "once")  # in the denominator
+Positives = Literal[*POSITIVES]
 # What `matches` compares: the best text of another clip and the best own one.
 _BEST = (
   Stat("row", pair_stats.others, "max"),
@@ -65,7 +68,7 @@ def mil_nce(
   where: jax.Array | bool = True,
   video_where: jax.Array | bool = True,
   tau: float | jax.Array = 1.0,
-  positives: str = "twice",
+  positives: Positives = "twice",
   chunk: int | None = None,
 ) -> jax.Array:
   """Multiple-instance noise-contrastive loss, one value per clip.
@@ -116,8 +119,8 @@ def _mil_nce(
   positives="twice",
   chunk=None,
 ):
-  if positives not in ("twice", "once"):
-    raise ValueError(f"positives is {positives!r}; give 'twice' or 'once'.")
+  if positives not in POSITIVES:
+    raise ValueError(f"positives is {positives!r}; give one of {POSITIVES}.")
   column = _COLUMN if positives == "twice" else Stat("column", pair_stats.others)
   stats, masks = (_ROW, column, _OWN, *more), dict(where=where, video_where=video_where)
   totals, row = _totals(video, text, stats, tau=tau, chunk=chunk, **masks)
@@ -140,7 +143,7 @@ def nce(
   where: jax.Array | bool = True,
   video_where: jax.Array | bool = True,
   tau: float | jax.Array = 0.07,
-  positives: str = "twice",
+  positives: Positives = "twice",
 ) -> jax.Array:
   """`mil_nce` with one partner a clip, on unit vectors: cosines over tau.
 

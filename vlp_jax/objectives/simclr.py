@@ -1,6 +1,7 @@
 """SimCLR: two views of an example against those of all others (arXiv 2002.05709)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def nt_xent(
   *,
   where: jax.Array | bool = True,
   tau: float = 0.1,
-  sides: str = "added",
+  sides: Literal[*SIDES] = "added",
 ) -> tuple[jax.Array, jax.Array]:
   """`nce.nt_xent` of projections [B, D], and whether the partners are the nearest.
 
@@ -45,9 +46,9 @@ def simclr(
   key,
   *,
   views: Mapping | Sequence = VIEW,
-  stream: str = "image",
+  stream: views_lib.Stream = "image",
   tau: float = 0.1,
-  sides: str = "added",
+  sides: Literal[*SIDES] = "added",
 ):
   """NT-Xent between two views of each row, made here; mean over real rows.
 

@@ -130,7 +130,7 @@ def joint(
   rate: float = 0.15,
   max_masked: int = 20,
   max_masked_tokens: int = 20,
-  negatives: str = "swap",
+  negatives: match.Negatives = "swap",
   negative_rate: float = 0.5,
   align_coef: float = 1.0,
   mlm_coef: float = 1.0,

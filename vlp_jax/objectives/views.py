@@ -6,6 +6,7 @@ pictures and clips, which need a `size`, and of `augment.waves.view` for sound.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from vlp_jax.errors import UserError
 from vlp_jax.metrics import wide
 
 STREAMS = ("image", "video", "audio")
+Stream = Literal[*STREAMS]
 
 
 def pair(settings: Mapping | Sequence[Mapping]) -> tuple[Mapping, Mapping]:
@@ -41,7 +43,7 @@ def make(
   key: jax.Array,
   settings: Mapping,
   *,
-  stream: str = "image",
+  stream: Stream = "image",
 ) -> dict[str, jax.Array]:
   """A view of every row: what a model of the stream reads, and nothing else.
 

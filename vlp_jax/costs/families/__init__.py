@@ -153,14 +153,18 @@ def rows(batch: Shapes) -> int:
   return next(iter(batch.values())).shape[0]
 
 
+def places(batch: Shapes) -> int:
+  """Tokens of a row, padding as well, as `batch.useful` counts them."""
+  streams = (*batch_lib.TEXT, *batch_lib.TEXTS, *batch_lib.REGIONS, *batch_lib.CLIPS)
+  masks = (batch[f"{s}_mask"] for s in streams if f"{s}_mask" in batch)
+  return sum(math.prod(m.shape[1:]) for m in masks)
+
+
 def share(batch: Shapes, lengths: Mapping[str, float] | None) -> float:
   """Real tokens over all places for them, as `batch.useful` counts: 1 if not given."""
   if not lengths or "tokens" not in lengths:
     return 1.0
-  streams = (*batch_lib.TEXT, *batch_lib.TEXTS, *batch_lib.REGIONS, *batch_lib.CLIPS)
-  masks = (batch[f"{s}_mask"] for s in streams if f"{s}_mask" in batch)
-  places = sum(math.prod(m.shape[1:]) for m in masks)
-  return lengths["tokens"] / max(places, 1)
+  return lengths["tokens"] / max(places(batch), 1)
 
 
 def again(model: Any, parts: Mapping[str, float], *towers: str) -> float:
