@@ -126,7 +126,14 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "ladder",
+    pytest.param("packed", marks=pytest.mark.slow),
+    pytest.param("mixture", marks=pytest.mark.slow),
+  ],
+)
 def test_shapes_are_those_of_the_batches_that_come(twins, kind):
   place = resolve.module("data_pipelines.synthetic", "twins").place
   given = dict(task="text_regions", dir=place("synthetic/scenes"), split="train")

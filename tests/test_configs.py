@@ -244,7 +244,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param(
       "configs/cbt/pretrain.py:runlocal,end_to_end,stage=2", marks=pytest.mark.slow
     ),
-    "configs/crosstask/weak.py:runlocal",
+    pytest.param("configs/crosstask/weak.py:runlocal", marks=pytest.mark.slow),
     "configs/videobert/pretrain.py:runlocal",
     pytest.param("configs/videobert/generated.py:runlocal", marks=pytest.mark.slow),
     "configs/finetune/ucf101.py:runlocal",
@@ -260,11 +260,13 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param(
       "configs/speech/unlabelled.py:runlocal,system=random", marks=pytest.mark.slow
     ),
-    "configs/speech/unlabelled.py:runlocal,system=bins",
-    "configs/speech/words.py:runlocal",
+    pytest.param(
+      "configs/speech/unlabelled.py:runlocal,system=bins", marks=pytest.mark.slow
+    ),
+    pytest.param("configs/speech/words.py:runlocal", marks=pytest.mark.slow),
     "configs/uniter/pretrain.py:runlocal",
     pytest.param("configs/uniter/nlvr.py:runlocal", marks=pytest.mark.slow),
-    "configs/uniter/vqa.py:runlocal",
+    pytest.param("configs/uniter/vqa.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/uniter/nlvr2.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/uniter/nlvr2.py:runlocal,form=pair", marks=pytest.mark.slow),
     pytest.param(
