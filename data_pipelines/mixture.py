@@ -80,8 +80,7 @@ class Mixture:
 
   def shapes(self) -> list[shapes.Shapes]:
     """Of all batches that may come, this host's rows."""
-    every = [one for s in self.sources.values() for one in s.shapes()]
-    return shapes.distinct(every)
+    return [one for s in self.sources.values() for one in s.shapes()]
 
   @property
   def bad(self) -> dict:

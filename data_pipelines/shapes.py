@@ -1,6 +1,6 @@
 """Shapes of the batches that a source will give, before a record is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,3 @@ def _rung(source, k) -> Shapes:
   rows = source.rungs[k].rows // source.num_hosts
   found = source.finish(planned, made)
   return {key: ((rows, *x.shape[1:]), x.dtype) for key, x in found.items()}
-
-
-def distinct(shapes: Sequence[Shapes]) -> list[Shapes]:
-  """Each once, in their order."""
-  return list({repr(sorted(s.items())): s for s in shapes}.values())

@@ -53,13 +53,13 @@ def compile_steps(
       state and batch.
   Raises: UserError for a shape that does not fit the device.
   """
-  wanted = [(task, batch) for task in steps for batch in batches[task]]
+  programs = [(task, batch) for task in steps for batch in batches[task]]
   workers = min(4, os.cpu_count() or 1)
   begin = time.monotonic()
   with futures.ThreadPoolExecutor(workers, "compile") as pool:
     running = {
       pool.submit(_timed, steps[task].lower(state, batch, key)): (task, batch)
-      for task, batch in wanted
+      for task, batch in programs
     }
     for done, future in enumerate(futures.as_completed(running), 1):
       task, batch = running[future]
@@ -80,9 +80,9 @@ def compile_steps(
       size = f", {found.temp_size_in_bytes / 1e6:,.0f} MB of its own" if found else ""
       count = flops(task, batch)
       size = f", {count / 1e9:,.1f} GFLOP" * bool(count) + size
-      say(f"compiled {done}/{len(wanted)}: {told}: {seconds:.1f} s{size}")
-  if len(wanted) > 1:
-    say(f"all {len(wanted)} steps compiled in {time.monotonic() - begin:.0f} s")
+      say(f"compiled {done}/{len(programs)}: {told}: {seconds:.1f} s{size}")
+  if len(programs) > 1:
+    say(f"all {len(programs)} steps compiled in {time.monotonic() - begin:.0f} s")
 
 
 def describe(batch: Batch) -> str:

@@ -60,8 +60,7 @@ class Gallery:
     if self.model.tokeniser is None:
       raise UserError(f"{path} was trained without a vocabulary of words on disk.")
     mesh = sharding.mesh(s.mesh)
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    self.variables = jax.device_put(self.model.variables, everywhere)
+    self.variables = jax.device_put(self.model.variables, sharding.replicated(mesh))
     only = dataclasses.replace(s, evals={self.name: entry})
     parts = (only, self.model.apply, mesh, self.model.tokeniser)
     built = evaluate.build(*parts, objectives={}, vocab=self.model.tokeniser.spec)

@@ -34,9 +34,8 @@ class Cycle:
     return batch
 
   def shapes(self) -> list[dict[str, tuple]]:
-    """(shape, dtype) by key of each kind of batch."""
-    kinds = [{k: (np.shape(x), x.dtype) for k, x in b.items()} for b in self.batches]
-    return list({repr(sorted(kind.items())): kind for kind in kinds}.values())
+    """(shape, dtype) by key of each batch."""
+    return [{k: (np.shape(x), x.dtype) for k, x in b.items()} for b in self.batches]
 
   def get_state(self) -> dict[str, int]:
     return {"index": self.index}
@@ -114,10 +113,14 @@ class Sources:
     return batch
 
   def shapes(self, task: str) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """Global batches that may come, with shardings; [] where the source cannot say."""
+    """Global batches that may come, with shardings; [] where the source cannot say.
+
+    Each kind comes once.
+    """
     source = self.iterators[self.key_of[task]]
     told = source.shapes() if hasattr(source, "shapes") else []
-    return [sharding.shaped(one, self.mesh) for one in told]
+    kinds = {repr(sorted(one.items())): one for one in told}
+    return [sharding.shaped(one, self.mesh) for one in kinds.values()]
 
   def close(self) -> None:
     for thread in self.running.values():
