@@ -27,6 +27,7 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
 _LIMIT = re.compile(r"%?([\w.-]+) = s32\[\]\S* constant\((\d+)\)")
+_WRITTEN = re.compile(r'op_name="[^"]*\ball_gather(_invariant)?\b"')
 _BELOW = re.compile(r"ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
 
 
@@ -57,7 +58,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
   Raises: ValueError for a text that is no HLO module.
   """
   out = {}
-  for kind, result, times in _found(text):
+  for kind, result, times, _ in _found(text):
     one = out.setdefault(kind, {"count": 0, "bytes": 0})
     one["count"] += times
     one["bytes"] += times * type_bytes(result)
@@ -65,17 +66,21 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def gathered(text: str) -> set[tuple[int, ...]]:
-  """Shapes of what the all-gathers of a compiled program put together on a device."""
+  """Shapes of what a compiled program puts together on a device unasked.
+
+  That is by all-gathers that the partitioner has added; those that a program itself
+  writes, as losses over the global batch do, carry their name and are left out.
+  """
   shapes = set()
-  for kind, result, _ in _found(text):
-    if kind == "all-gather":
+  for kind, result, _, line in _found(text):
+    if kind == "all-gather" and not _WRITTEN.search(line):
       for _, sizes in _ARRAY.findall(result):
         shapes.add(tuple(int(n.strip(" <=")) for n in sizes.split(",") if n.strip()))
   return shapes
 
 
-def _found(text) -> Iterator[tuple[str, str, int]]:
-  """(kind, type of the result, how often) of all collectives of a program."""
+def _found(text) -> Iterator[tuple[str, str, int, str]]:
+  """(kind, type of the result, how often, line) of all collectives of a program."""
   bodies, entry = _computations(text)
   if entry is None:
     raise ValueError(
@@ -117,14 +122,14 @@ def _trips(line, bodies) -> int:
   return _below(called.get("condition", "").lstrip("%"), bodies)
 
 
-def _walk(name, bodies, times) -> Iterator[tuple[str, str, int]]:
-  """(kind, type, how often) of all collectives below a computation."""
+def _walk(name, bodies, times) -> Iterator[tuple[str, str, int, str]]:
+  """(kind, type, how often, line) of all collectives below a computation."""
   for kind, operation, line in bodies[name]:
     base = operation.removesuffix("-done").removesuffix("-start")
     if base in KINDS:
       # Results of a start hold operands and contexts as well; those of a done do not.
       if not operation.endswith("-start"):
-        yield base, kind, times
+        yield base, kind, times, line
       continue
     if operation in ("async-update", "async-done"):
       continue  # they name the computation that the start has run

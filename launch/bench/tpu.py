@@ -109,19 +109,19 @@ def choose(config, chip: str, slices, *, vocab_size: int | None) -> tuple[str, d
   """(slice, report) of the smallest slice where all fits by formula, or the largest.
 
   The report is that of the smallest over which the rows divide, for it takes a while;
-  `bytes_total` is what remains of it on the slice chosen.
-  Raises: UserError where the batch divides over none of them.
+  `bytes_total` is what remains of it on the slice chosen. A batch that divides over
+  none of them, as CrossTask's of one video, takes so many chips of the smallest.
+  Raises: UserError where that does not help.
   """
   from vlp_jax.costs import chips, job, report
   from vlp_jax.errors import UserError
 
-  first, refusal = None, None
+  first = None
   for shape in slices:
     count = math.prod(map(int, shape.split("x")))
     try:
       made = job.build(config, chips.devices(count), vocab_size=vocab_size)
-    except UserError as error:
-      refusal = error
+    except UserError:
       continue
     first = first or report.of(made, chip)
     moving = first["bytes_activations"] + first["bytes_batch"]
@@ -130,7 +130,9 @@ def choose(config, chip: str, slices, *, vocab_size: int | None) -> tuple[str, d
     if best[1]["bytes_total"] <= chips.FITS * first["hbm_bytes"]:
       break
   if first is None:
-    raise refusal
+    devices = chips.devices(math.prod(map(int, slices[0].split("x"))))
+    made = job.build(config, devices, vocab_size=vocab_size, fewer=True)
+    best = slices[0], report.of(made, chip)
   return best
 
 
@@ -181,7 +183,8 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
   place = f"{chip}:{shape}"
   tasks = report["tasks"]
   task = max(tasks, key=lambda t: tasks[t]["bytes_activations"])
-  job = job_lib.build(config, topology_lib.devices(place), vocab_size=size, task=task)
+  devices, given = topology_lib.devices(place), dict(vocab_size=size, task=task)
+  job = job_lib.build(config, devices, fewer=True, **given)
   begin, used = time.perf_counter(), time.process_time()
   made = topology_lib.compile_step(job, task, chip, look=functools.partial(look, job))
   moved = {k: v["bytes"] for k, v in made["collectives"].items()}

@@ -14,7 +14,6 @@ from launch import command
 from launch.bench import tpu
 from tests import helpers
 from vlp_jax import hlo
-from vlp_jax.errors import UserError
 
 CONFIG = """
 def get_config(arg=None):
@@ -69,8 +68,8 @@ def test_the_smallest_slice_that_fits_is_chosen(tmp_path):
   assert (shape, report["chips"], report["fits"]) == ("4x4", 16, True)
   # 32 rows do not divide over 64 chips.
   assert tpu.choose(config, "v5e", ("8x8", "4x8"), **given)[0] == "4x8"
-  with pytest.raises(UserError, match="does not divide"):
-    tpu.choose(config, "v5e", ("8x8",), **given)
+  shape, few = tpu.choose(config, "v5e", ("8x8",), **given)
+  assert (shape, few["chips"]) == ("8x8", 32)
   config["input"]["rows"] = 2**24
   shape, large = tpu.choose(config, "v5e", ("4x4", "8x8", "16x16"), **given)
   assert shape == "16x16"  # the largest, though it is too small
@@ -118,6 +117,8 @@ def test_loops_of_tpu_programs_count_by_their_condition():
     "all-gather": {"count": 1, "bytes": 64},
   }
   assert hlo.gathered(LOOP) == {(16,)}
+  name = 'dimensions={0}, metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}'
+  assert hlo.gathered(LOOP.replace("dimensions={0}", name)) == set()
   other = LOOP.replace("direction=LT", "direction=NE")
   assert hlo.collectives(other)["all-reduce"]["count"] == 1
 

@@ -1,7 +1,8 @@
 """Bytes a device: state from shapes and shardings, activations from residuals.
 
 What the backward pass keeps is known before any compile (`costs.residuals`). Compiled
-programs keep nearly the same, plus the gradients.
+programs keep nearly the same, plus the gradients. Where most of a network is not to
+learn, what its forward pass holds at once is more (`costs.liveness`).
 """
 
 import math
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.costs import job as job_lib
-from vlp_jax.costs import residuals
+from vlp_jax.costs import liveness, residuals
 
 # Arrays of the backward pass itself, as large as the largest that are kept. Measured on
 # compiled steps: networks of convolutions (S3D, R(2+1)D, MC3, L3-Net), and more where
@@ -22,7 +23,7 @@ WORKING_LAYER = {"cpu": 5}
 WORKING_LAYER_ELSEWHERE = 3
 # Compiled steps of all configs for v5e over what is given here: layouts of convolutions
 # follow rules of the compiler's own.
-TPU_CONVOLUTIONS, TPU_OTHERS = (0.6, 1.9), (0.8, 1.4)
+TPU_CONVOLUTIONS, TPU_OTHERS = (0.7, 2.7), (0.7, 1.3)
 FEW_ROWS = 8  # of a shard: channels then fill tiles, as two clips of R(2+1)D showed
 
 
@@ -76,8 +77,10 @@ def activations(
   `WORKING_LAYER` as large as a layer's largest, or one as large as the largest outside
   of layers; of convolutions or without layers the `WORKING` largest once more, as
   gradients and copies in other layouts. With `remat` it may lie within a stack of
-  scanned layers, where all that a layer needs is there again once. Weights in the type
-  of the computation are kept whole, whatever the batch.
+  scanned layers, where all that a layer needs is there again once. Networks of
+  convolutions may hold most in the forward pass, where parts are not to learn. Weights
+  in the type of the computation are kept whole, whatever the batch; with microbatches
+  twice, in and out of their loop, and one microbatch's gradients beside the sum.
 
   Args:
     platform: "tpu" lays arrays out in tiles, but for convolutions of many rows in such
@@ -90,21 +93,26 @@ def activations(
   params = {x.shape: x for x in jax.tree.leaves(job.abstract.params) if x.ndim > 1}
 
   def split(model):
-    """({depth: bytes of what its layers keep, 0: of all else}, bytes of weights)."""
+    """({depth: bytes kept of layers, 0: of all else}, of weights, most forwards)."""
     weights, found = 0.0, {0: [], **{n: [] for n in depths}}
-    for x in residuals.of(job, task, model=model, **given):
+    program = residuals.program(job, task, model=model)
+    kept = residuals.distinct(program, **given)
+    for x in (v.aval for v in kept):
       if x.shape in params:
         weights += size(x) * held(params[x.shape]) / size(params[x.shape])
         continue
       depth = x.shape[0] if x.shape[:1] and x.shape[0] in depths else 0
       found[depth].append(of(x) * share)
-    return found, weights
+    forward = 0.0
+    if convolves:  # a loop over layers holds no more forwards than backwards
+      forward = liveness.peak(program, kept, platform=platform, of=of) * share
+    return found, weights, forward
 
-  kept, weights = split(job.model)
+  kept, weights, forward = split(job.model)
   whole = kept  # of a layer or block, when its turn comes in the backward pass
   again = getattr(job.model, "remat", "none") != "none"
   if again:
-    whole, _ = split(job.model.clone(remat="none"))
+    whole, _, _ = split(job.model.clone(remat="none"))
   written = sum(map(sum, kept.values()))
   layers = any(kept[n] for n in depths)
   first = sorted((whole if convolves else kept)[0], reverse=True)
@@ -117,7 +125,10 @@ def activations(
       peak = max(peak, written + (sum(whole[n]) - sum(kept[n])) / n)
       working = WORKING_LAYER.get(platform, WORKING_LAYER_ELSEWHERE)
       largest = max(largest, working * max(whole[n]) / n)
-  return (peak + largest) / job.settings.micro + weights, written
+  peak = max(peak + largest, forward) / job.settings.micro + weights
+  if job.settings.micro > 1:  # a microbatch's gradients, and weights of the loop's own
+    peak += gradients(job) + weights
+  return peak, written
 
 
 def notes(job: job_lib.Job, platform: str) -> list[str]:

@@ -8,6 +8,7 @@ themselves is not: it lies in memory anyway.
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -62,20 +63,11 @@ CHEAP = frozenset(
 CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call")
 
 
-def of(
-  job: job_lib.Job,
-  task: str,
-  *,
-  platform: str = "tpu",
-  model: Any = None,
-  fused: bool = False,
-) -> list[Any]:
-  """Abstract arrays that the backward pass of a whole global batch keeps.
+def program(job: job_lib.Job, task: str, *, model: Any = None) -> Any:
+  """The forward pass of a whole global batch, whose results are what is kept.
 
   Args:
-    platform: "cpu" or any other: some layers have code of their own for it.
     model: instead of the job's.
-    fused: whether to leave out what follows by cheap arithmetic.
   """
   one = job.tasks[task]
   apply = state_lib.make_apply(job.model if model is None else model)
@@ -94,14 +86,18 @@ def of(
   plain = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
   args = jax.tree.map(plain, (job.abstract.params, job.abstract.mutable))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  return distinct(jax.make_jaxpr(kept)(*args, one.batch, key).jaxpr, platform, fused)
+  return jax.make_jaxpr(kept)(*args, one.batch, key).jaxpr
 
 
 def distinct(jaxpr: Any, platform: str, fused: bool = False) -> list[Any]:
-  """Abstract results of a program, each once, without its arguments; see `of`.
+  """Variables of a program's results, each once, without its arguments.
 
   Code that depends on the platform keeps the residuals of all its branches, empty in
   those that do not fill them; those of one branch are counted.
+
+  Args:
+    platform: "cpu" or any other: some layers have code of their own for it.
+    fused: whether to leave out what follows by cheap arithmetic.
   """
   made = {out: e for e in jaxpr.eqns for out in e.outvars}
 
@@ -113,9 +109,7 @@ def distinct(jaxpr: Any, platform: str, fused: bool = False) -> list[Any]:
     platforms = equation and equation.params.get("branches_platforms")
     if not platforms:
       return var
-    own = [i for i, names in enumerate(platforms) if names and platform in names]
-    at = own[0] if own else platforms.index(None)
-    inner = equation.params["branches"][at].jaxpr
+    inner = branch(equation, platform)
     found = inner.outvars[equation.outvars.index(var)]
     if found in inner.invars:  # the first operand is the platform's number
       return origin(equation.invars[1 + inner.invars.index(found)])
@@ -124,7 +118,7 @@ def distinct(jaxpr: Any, platform: str, fused: bool = False) -> list[Any]:
   found = dict.fromkeys(origin(v) for v in jaxpr.outvars if isinstance(v, core.Var))
   given = {*jaxpr.invars, *jaxpr.constvars, None}
   kept = [v for v in found if v not in given]
-  return [v.aval for v in (_needed(jaxpr, kept, made, given) if fused else kept)]
+  return _needed(jaxpr, kept, made, given) if fused else kept
 
 
 def _same(equation) -> bool:
@@ -154,7 +148,7 @@ def _needed(jaxpr, kept, made, given) -> list[Any]:
       return memory[var]
     equation = made.get(var)
     memory[var] = False
-    if equation is not None and _cheap(equation):
+    if equation is not None and cheap(equation):
       memory[var] = all(follows(v, goal, memory) for v in equation.invars)
     return memory[var]
 
@@ -173,11 +167,20 @@ def _whole(equation) -> bool:
   return any(_whole(e) for e in _inside(equation))
 
 
-def _cheap(equation) -> bool:
+def cheap(equation, names: Collection[str] = CHEAP) -> bool:
+  """Whether an equation, or all that it calls, is of these primitives."""
   name = equation.primitive.name
   if name in CALLS:
-    return all(_cheap(e) for e in _inside(equation))
-  return name in CHEAP
+    return all(cheap(e, names) for e in _inside(equation))
+  return name in names
+
+
+def branch(equation, platform: str) -> Any:
+  """The program of this platform, of an equation that depends on it."""
+  platforms = equation.params["branches_platforms"]
+  own = [i for i, names in enumerate(platforms) if names and platform in names]
+  at = own[0] if own else platforms.index(None)
+  return equation.params["branches"][at].jaxpr
 
 
 def _inside(equation) -> list[Any]:
