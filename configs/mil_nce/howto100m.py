@@ -12,9 +12,10 @@ Paper:    YouCook2 zero-shot R@1/5/10/MedR 15.1/38.0/51.2/10, MSR-VTT 9.9/24.0/3
           (S3D), 11.4/30.6/42.0/16 and 9.4/22.0/30.0/35 (I3D). The published code
           differs (`:code`): 16 frames at 5 fps, 224 pixels, batch 1024 with statistics
           of BatchNorm for each of 16 GPUs, a plain stem, 300 epochs of 1,238,911
-          videos, positives counted twice. Unlike either, a row is a stretch of 32 s
-          (--clip_s of prepare), so that a long video has several, and candidates end
-          with it: else minutes of frames would be read for each 3.2 s.
+          videos, positives counted twice; and a clip lies in the 5 s or more around a
+          narration that was drawn, not anywhere. Unlike either, a row is a stretch of
+          32 s (--clip_s of prepare), so that a long video has several, and candidates
+          end with it: else minutes of frames would be read for each 3.2 s.
 """
 
 import ml_collections
@@ -49,6 +50,9 @@ def get_config(arg=None):
     candidates=4 if arg.code else 5,
     max_words=20 if arg.code else 16,
   )
+  if arg.code:
+    c.input.update(task="sampled_clips", window="narration", text="narration")
+    c.input.update(frames="even", min_time=5.0, draw=True, published=True)
   # The rates at which the paper's steps fall are not published; the code's cosine is.
   c.optim = dict(name="adam", lr=1e-3, schedule="cosine")
   c.optim.warmup = 10_000 if arg.code else 5_000

@@ -4,9 +4,10 @@ Records are those of `data_pipelines.prepare` (kind "narrated_clips"): a Sequenc
 with `video/frames`, `video/times`, `narration/*`, `caption/text`, `audio/pcm`, labels.
 """
 
+import numpy as np
 import tensorflow as tf
 
-from data_pipelines import read
+from data_pipelines import index, read
 from vlp_jax.errors import UserError
 
 LABELS = ("shape", "colour", "action")
@@ -68,3 +69,21 @@ def stored(table, size, *, box=False):
       "subject is. Generated clips do: prepare them again, in a new directory."
     )
   return float(found[keys[2]][0]), float(found[keys[3]].max())
+
+
+def mean_gap(table: index.Table) -> float:
+  """Mean over records with several narrations of the mean gap between them, in s."""
+
+  def fn(record):
+    x = parse(record)
+    times = tf.sort((x["narration/start"] + x["narration/end"]) / 2)
+    num = tf.size(times)
+    many = num > 1
+    span = tf.cond(many, lambda: times[-1] - times[0], lambda: tf.zeros([]))
+    return {"gap": span / tf.cast(tf.maximum(num - 1, 1), tf.float32), "many": many}
+
+  total = count = 0.0
+  for part in read.scan(table, fn, batch=256):
+    total += float(part["gap"][part["many"]].sum(dtype=np.float64))
+    count += int(part["many"].sum())
+  return total / count if count else 0.0

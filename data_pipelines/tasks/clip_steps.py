@@ -20,12 +20,25 @@ def _seed(x, draw):
 def nearest_narrations(start, end, centre, count):
   """The K narrations around a moment, in order of time (MIL-NCE's candidates).
 
-  From the narration whose centre is nearest, the window grows to the neighbour with
-  the smaller total span, to the later one if equal; at an edge, to the only one left.
-  Source: arXiv 1912.06430, sec. 3.1, and its published sampler; there missing ones
-  repeat the edge, here they are not real.
+  Those of `narrations_around` the one whose centre is nearest (arXiv 1912.06430, sec.
+  3.1).
   Args:
     start, end: [n] float seconds, sorted by start; centre: [] seconds.
+  """
+  far = tf.abs((start + end) / 2 - centre)
+  none = tf.constant([np.inf], tf.float32)  # argmin of nothing fails
+  first = tf.argmin(tf.concat([far, none], 0), output_type=tf.int32)
+  return narrations_around(start, end, first, count)
+
+
+def narrations_around(start, end, first, count):
+  """K narrations with number `first` among them, in order of time.
+
+  The window grows to the neighbour with the smaller total span, to the later one if
+  equal; at an edge, to the only one left. Source: MIL-NCE's published sampler; there
+  missing ones repeat the edge, here they are not real.
+  Args:
+    start, end: [n] float seconds, sorted by start; first: [] int32.
   Returns: (at [K] int32 in 0..n-1, real [K] bool).
   """
   n = tf.shape(start)[0]
@@ -33,9 +46,7 @@ def nearest_narrations(start, end, centre, count):
   # One narration of infinite span stands on each side; with n = 0 only those do.
   left = tf.concat([-inf, start, inf], 0)
   right = tf.concat([-inf, end, inf], 0)
-  far = tf.abs((start + end) / 2 - centre)
-  first = tf.argmin(tf.concat([far, inf], 0), output_type=tf.int32) + 1
-  low = high = tf.where(n > 0, first, 0)
+  low = high = tf.where(n > 0, first + 1, 0)
   for _ in range(count - 1):
     can = high - low + 1 < n
     down = can & (

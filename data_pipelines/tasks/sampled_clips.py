@@ -3,7 +3,8 @@
 Records are those of `tasks/clip_records.py`. What a row is, `window` says:
 
   clip       a record; text="caption" or "none"
-  narration  a narration of a record, its time widened to `min_time` (MIL-NCE)
+  narration  a narration of a record, its time widened to `min_time` (MIL-NCE); with
+             `draw` a record, of which a narration is drawn (its published code)
   ego        a narration, its time as wide as narrations are close (EgoVLP)
 
 and its frames, `frames`:
@@ -19,6 +20,7 @@ text_ids, text_mask [B, L]; example_id, group_id or relevance, example_mask [B].
 several clips a row, by `clips`, or by `scene_s`, which adds a narration of the same
 stretch of the same record (EgoVLP's scene-aware negatives), these are video_frames
 [B, N, T, H, W, 3] and so on, and with scenes narration_ids, narration_mask [B, 2, L].
+With `candidates` these are [B, K, L]: the narration and those nearest to it in time.
 The samplers are in `transforms/frames.py`, with their sources.
 """
 
@@ -27,7 +29,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import index, read
+from data_pipelines import index
 from data_pipelines.tasks import clip_records, clip_steps, definition
 from data_pipelines.tasks import text as text_lib
 from data_pipelines.transforms import frames as samplers
@@ -36,11 +38,13 @@ from vlp_jax.errors import UserError
 WINDOWS = ("clip", "narration", "ego")
 FRAMES = ("segments", "even", "sparse")
 TEXTS = ("caption", "narration", "none")
-_FRAMES, _PLACE, _MATE = 10, 11, 12  # draws of one example, beside those of clips
+_FRAMES, _PLACE, _MATE, _SAID = range(
+  10, 14
+)  # draws of one example, beside those of clips
 
 
 class _Steps(clip_steps.Steps):
-  """The preprocessors. `given`: window, frames, min_time, scene_s, clips, published."""
+  """The preprocessors. `given`: keywords of `define` by their names."""
 
   def __init__(self, *, given, alpha, **keywords):
     super().__init__(windows=1, loop=False, **keywords)
@@ -101,9 +105,12 @@ class _Steps(clip_steps.Steps):
     num = tf.size(x["video/frames"])
     same = (num > 0) & (num == tf.size(x["video/times"]))
     definition.require(same, "no frames or times", x)
-    at = tf.cast(x["sub"], tf.int32)
+    at, said = tf.cast(x["sub"], tf.int32), tf.size(x["narration/start"])
+    if self.given["draw"]:
+      share = tf.random.stateless_uniform([], self._drawn(x, _SAID, 0))
+      at = tf.minimum(tf.cast(share * tf.cast(said, tf.float32), tf.int32), said - 1)
     if self.given["window"] != "clip":
-      definition.require(at < tf.size(x["narration/start"]), "no such narration", x)
+      definition.require(at < said, "no such narration", x)
     rows = [at] * self.given["clips"]
     if self.given["scene_s"]:
       start = tf.sort(x["narration/start"])
@@ -116,33 +123,23 @@ class _Steps(clip_steps.Steps):
     return x | out | {"rows": tf.stack(rows)}
 
   def said(self, x, *, words, vocab, max_words):
-    """The narration of a row, or with scenes of both."""
+    """The narration of a row, with scenes of both, or with candidates around it."""
     order = tf.argsort(x["narration/start"], stable=True)
-    texts = tf.gather(tf.gather(x["narration/text"], order), x["rows"])
+    rows, count = x["rows"], self.given["candidates"]
+    if count:
+      times = (tf.gather(x[f"narration/{k}"], order) for k in ("start", "end"))
+      rows, real = clip_steps.narrations_around(*times, rows[0], count)
+    texts = tf.gather(tf.gather(x["narration/text"], order), rows)
     ids, mask = text_lib.pad(words(texts), vocab, max_words)
+    if count:
+      mask = tf.ensure_shape(mask & real[:, None], [count, max_words])
+      ids = tf.where(mask, ids, vocab.spec.pad_id)
+      return x | {"narration_ids": ids, "narration_mask": mask}
     if self.given["scene_s"]:
       shape = [2, max_words]
       ids, mask = tf.ensure_shape(ids, shape), tf.ensure_shape(mask, shape)
       return x | {"narration_ids": ids, "narration_mask": mask}
     return x | {"text_ids": ids[0], "text_mask": mask[0]}
-
-
-def mean_gap(table: index.Table) -> float:
-  """Mean over records with several narrations of the mean gap between them, in s."""
-
-  def fn(record):
-    x = clip_records.parse(record)
-    times = tf.sort((x["narration/start"] + x["narration/end"]) / 2)
-    num = tf.size(times)
-    many = num > 1
-    span = tf.cond(many, lambda: times[-1] - times[0], lambda: tf.zeros([]))
-    return {"gap": span / tf.cast(tf.maximum(num - 1, 1), tf.float32), "many": many}
-
-  total = count = 0.0
-  for part in read.scan(table, fn, batch=256):
-    total += float(part["gap"][part["many"]].sum(dtype=np.float64))
-    count += int(part["many"].sum())
-  return total / count if count else 0.0
 
 
 def define(
@@ -159,6 +156,8 @@ def define(
   size: int = 64,
   clips: int = 1,
   scene_s: float = 0.0,
+  candidates: int = 0,
+  draw: bool = False,
   min_time: float = 5.0,
   alpha: float | None = None,
   max_words: int = 32,
@@ -178,6 +177,9 @@ def define(
     clips: of frames="sparse", how many a row has.
     scene_s: length of a stretch in s out of which a second narration comes (60 in
       EgoVLP), 0 for none; in training only.
+    candidates: K narrations of a row, of window="narration", as MIL-NCE compares them;
+      0 for the row's own as text_ids.
+    draw: whether a row of window="narration" is a record; in training only.
     min_time: least length of a narration's window, in s.
     alpha: mean gap between narrations over all videos (4.9 s in EgoClip); None measures
       it on this split.
@@ -203,18 +205,26 @@ def define(
     raise UserError("input.clips is of frames='sparse'.")
   if scene_s and (whole or not train):
     raise UserError("input.scene_s is for training on narrations.")
+  if draw and not (window == "narration" and train):
+    raise UserError("input.draw is for training with window='narration'.")
+  if candidates and (window, text, scene_s) != ("narration", "narration", 0):
+    raise UserError("input.candidates is of window='narration' with its text.")
   if text != "none" and vocab is None:
     raise UserError(f"input.text={text!r} needs a vocabulary; set config.vocab.")
-  if min(num_frames, size, clips, max_words) < 1 or min(pad, scene_s, min_time) < 0:
+  if (
+    min(num_frames, size, clips, max_words) < 1
+    or min(pad, scene_s, min_time, candidates) < 0
+  ):
     raise UserError("input: sizes and counts must be positive.")
   rate_hz, _ = clip_records.stored(table, size)
   if window == "ego" and alpha is None:
-    alpha = mean_gap(table)
+    alpha = clip_records.mean_gap(table)
   if window == "ego" and not alpha > 0:
     raise UserError(f"input.alpha={alpha}; {table.dir} has no two narrations a record.")
   given = dict(window=window, frames=frames, min_time=min_time, scene_s=scene_s)
+  given |= dict(clips=clips, published=published, candidates=candidates, draw=draw)
   steps = _Steps(
-    given=given | dict(clips=clips, published=published),
+    given=given,
     alpha=alpha or 1.0,
     train=train,
     num_frames=num_frames,
@@ -235,16 +245,21 @@ def define(
     words = dict(words=text_lib.tokenizer(vocab), vocab=vocab, max_words=max_words)
     fn = steps.caption if text == "caption" else steps.said
     run.append(clip_steps.named(fn, **words))
-    stream, shape = ("narration", (2, max_words)) if scene_s else ("text", (max_words,))
+    stream, shape = "text", (max_words,)
+    if candidates or scene_s:
+      stream, shape = "narration", (candidates or 2, max_words)
     shapes |= {f"{stream}_ids": (shape, tf.int32), f"{stream}_mask": (shape, tf.bool)}
-  record, sub = _rows(table, table.select(where or {}), whole, text, train)
+  keep = table.select(where or {})
+  if draw:
+    keep = keep[table.columns["num_narrations"][keep] > 0]
+  record, sub = _rows(table, keep, whole or draw, text, train)
   queries = text == "caption" and not train
 
   def finish(x, _):
     row = x.pop("row")
     mine = np.where(row < 0, 0, record[row]).astype(np.int32)
     ids = definition.ids(row, mine, queries)
-    if not whole:  # narrations are examples of their own
+    if not whole and not draw:  # narrations are examples of their own
       ids["example_id"] = np.maximum(row, 0).astype(np.int32)
     return x | ids
 

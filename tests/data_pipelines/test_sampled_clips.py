@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import batches, index
-from data_pipelines.tasks import sampled_clips
+from data_pipelines.tasks import clip_records
 from tests.reference import shards
 from vlp_jax import batch as contract
 from vlp_jax.errors import UserError
@@ -75,7 +75,7 @@ def test_windows_of_narrations(stored):
 
 def test_windows_as_wide_as_narrations_are_close(stored):
   table = index.load(stored, "train")
-  assert sampled_clips.mean_gap(table) == pytest.approx(0.7, rel=1e-6)
+  assert clip_records.mean_gap(table) == pytest.approx(0.7, rel=1e-6)
   more = dict(window="ego", text="narration", num_frames=2)
   batch = rows_of(stored, 12, **more)
   # 0.5 s to both sides of 0.3, 1.0 and 1.7 s
@@ -111,6 +111,36 @@ def test_a_mate_is_of_the_same_scene(stored):
   )
 
 
+def test_candidates_around_a_narration(stored):
+  more = dict(window="narration", text="narration", frames="even", num_frames=2)
+  batch = rows_of(stored, 12, candidates=2, max_words=3, **more)
+  assert batch["narration_ids"].shape == (12, 2, 3)
+  words, last = shards.dictionary(), np.flatnonzero(batch["group_id"] == 3)
+  texts = [words.encode(shards.sentence(3 + row, 2)) for row in range(3)]
+  # All are as far apart: of two neighbours the later one comes in.
+  for k, want in zip(last, [[0, 1], [1, 2], [1, 2]], strict=True):
+    rows = zip(batch["narration_ids"][k], batch["narration_mask"][k], strict=True)
+    assert [i[m].tolist() for i, m in rows] == [texts[w][:3] for w in want]
+  alone = batch["group_id"] == 1
+  assert batch["narration_mask"][alone].any(-1).tolist() == [[True, False]]
+
+
+def test_a_narration_is_drawn_of_each_record(stored):
+  given = dict(task="sampled_clips", dir=str(stored), split="train", rows=6, size=SIZE)
+  given |= dict(window="narration", text="narration", frames="even", num_frames=2)
+  given |= dict(min_time=0.5, candidates=2, draw=True, max_words=3)
+  stream, seen = batches.build(given, vocab=shards.dictionary()), {}
+  for _ in range(8):  # epochs: 6 of 8 records have narrations
+    batch = next(stream)
+    contract.check(batch)
+    assert sorted(batch["example_id"]) == [1, 2, 3, 5, 6, 7]
+    for k, ids in zip(batch["example_id"], batch["narration_ids"], strict=True):
+      seen.setdefault(int(k), set()).add(ids.tobytes())
+  assert (len(seen[3]), len(seen[1])) == (2, 1)
+  start = batches.build(given | dict(published=True), vocab=shards.dictionary())
+  contract.check(next(start))
+
+
 @pytest.mark.parametrize(
   ("more", "message"),
   [
@@ -120,6 +150,8 @@ def test_a_mate_is_of_the_same_scene(stored):
     (dict(window="ego", text="none", frames="sparse"), "goes with window='clip'"),
     (dict(clips=2), "is of frames='sparse'"),
     (dict(scene_s=60.0), "is for training on narrations"),
+    (dict(draw=True, window="narration", text="none"), "draw is for training"),
+    (dict(candidates=2), "candidates is of window='narration'"),
     (dict(num_frames=0), "must be positive"),
     (dict(size=99), "stores frames of 24x24"),
   ],

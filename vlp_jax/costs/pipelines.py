@@ -127,10 +127,11 @@ def _narrated_clips(given, model):
 
 def _sampled_clips(given, model):
   scenes, keys = given["scene_s"] > 0, ["video_frames", "video_mask", "video_times"]
+  said = given["candidates"] or (2 if scenes else None)
   if given["text"] != "none":
-    keys += _words("narration" if scenes else "text")
+    keys += _words("narration" if said else "text")
   many = 2 if scenes else given["clips"] if given["clips"] > 1 else None
-  sizes = dict(T=given["num_frames"], L=given["max_words"], N=many, K=many)
+  sizes = dict(T=given["num_frames"], L=given["max_words"], N=many, K=said)
   return keys, sizes | dict.fromkeys("HW", given["size"])
 
 
