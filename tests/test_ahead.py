@@ -160,6 +160,7 @@ def test_an_epoch_of_a_ladder_and_tasks_compiles_nothing(twins, compiled, guarde
   given["tasks"] = {k: given["tasks"][k] for k in ("mlm", "mrfr")}
   given["input"] |= dict(max_rungs=2, mixture={"a": dict(rate=2), "b": dict(rate=1)})
   given |= dict(total_steps=60, log_every=10, compile_ahead=True, evals={})
+  given["checkpoint"]["every"] = 60
   run = train.Run(given, devices=jax.devices()[:2])
   counts = []
   (key,) = run.sources.iterators
