@@ -41,6 +41,7 @@ PUBLISHED = {
   "configs/cbt/anticipate.py": (UNCASED, None),
   "configs/cbt/generated.py": (UNCASED, None),
   "configs/cbt/pretrain.py": (UNCASED, None),
+  "configs/coin/linear.py": (WORDS, 1_025 * 779),
   # BERT-large, [>], 20,736 tokens of width 1024 and their bias.
   "configs/videobert/pretrain.py": (UNCASED, 336_226_108 + 1_024 + 20_736 * 1_025),
   "configs/videobert/generated.py": (UNCASED, None),
@@ -184,6 +185,8 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   if "configs/bert/" in path:
     batch["match"] = jax.ShapeDtypeStruct((4,), jnp.int32)
+  if "coin" in path:
+    batch["label"] = jax.ShapeDtypeStruct((4, 2), jnp.int32)
   if "anticipate" in path or "finetune" in path:
     batch["label_action"] = jax.ShapeDtypeStruct((4,), jnp.int32)
   if "howto100m/finetune" in path:  # one caption a clip
@@ -244,6 +247,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param(
       "configs/cbt/pretrain.py:runlocal,end_to_end,stage=2", marks=pytest.mark.slow
     ),
+    pytest.param("configs/coin/linear.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/crosstask/weak.py:runlocal", marks=pytest.mark.slow),
     "configs/videobert/pretrain.py:runlocal",
     pytest.param("configs/videobert/generated.py:runlocal", marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""A stand-in for CrossTask: videos as features in which the words of steps can be read.
+"""Stand-ins for CrossTask and COIN: features in which the words of steps can be read.
 
 A video goes through the steps of its task in order, 2 or 3 s each, with background
 before, between and behind. At a second of a step its feature is the sum of the vectors
@@ -8,6 +8,7 @@ holds a step's time and up to 6 s before and behind. Tasks share words.
 
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ TASKS = {
 WORDS = tuple(sorted({w for steps in TASKS.values() for s in steps for w in s.split()}))
 DIM, NOISE = 24, 1.5
 SLACK_S = 6.0  # what is said may be so much early or late
+STEPS = tuple(sorted({s for steps in TASKS.values() for s in steps}))  # COIN's classes
 SPLITS = {"train": 8, "test": 3}  # videos of each task
 
 
@@ -51,6 +53,24 @@ def video(task: str, rng: np.random.Generator) -> Video:
   return Video(x.astype(np.float32), tuple(moments), tuple(allowed))
 
 
+def _classes(task, name, split, made):
+  """A row as of COIN: steps are classes, 1 and on, of the whole file."""
+  texts = [TASKS[task][k] for k, _, _ in made.moments]
+  spans = [(x, *m[1:]) for x, m in zip(texts, made.moments, strict=True)]
+  return clip_row.ClipRow(
+    key=name,
+    media=name,
+    split=split,
+    said=tuple(clip_row.Said(*span) for span in spans),
+    labels={"task": task},
+    group=name,
+    moments=tuple(
+      clip_row.Moment(text, ((start, end),), STEPS.index(text) + 1)
+      for text, start, end in spans
+    ),
+  )
+
+
 def _row(task, name, split, made):
   steps = TASKS[task]
   spans = [(steps[k], start, end) for k, start, end in made.moments]
@@ -70,7 +90,12 @@ def _row(task, name, split, made):
   )
 
 
-def steps(out: pathlib.Path) -> None:
+def coin(out: pathlib.Path) -> None:
+  """The videos of `steps`, whose steps are classes that tasks share."""
+  steps(out, of=_classes)
+
+
+def steps(out: pathlib.Path, of: Callable = _row) -> None:
   """24 videos of three tasks for training, 9 held out, with the words of all steps."""
   rng, rows = np.random.default_rng(1), []
   with tempfile.TemporaryDirectory() as at:
@@ -78,6 +103,6 @@ def steps(out: pathlib.Path) -> None:
       for number, task in enumerate(list(TASKS) * num):
         made, name = video(task, rng), f"{split}{number}"
         np.save(pathlib.Path(at) / f"{name}.npy", made.features)
-        rows.append(_row(task, name, split, made))
+        rows.append(of(task, name, split, made))
     folders, settings = [feature_files.Folder(at, 1.0)], dict(dataset="steps")
     clip_features.write(rows, folders, out, name="steps", settings=settings, quiet=True)

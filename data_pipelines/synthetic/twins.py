@@ -81,6 +81,7 @@ def _spoken(out: pathlib.Path) -> None:
 
 TWINS: dict[str, Callable[[pathlib.Path], None]] = {
   "clip_features": _clip_features,
+  "coin": steps.coin,
   "narrated": _narrated,
   "nlvr2": box_tasks.statements,
   "scenes": _scenes,

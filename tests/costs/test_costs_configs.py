@@ -230,6 +230,11 @@ def crosstask():
   return 1_024 * (net.dense(3_200, 66_250) + net.dense(66_250, 11))
 
 
+def coin():
+  """1,024 seconds of 1,024 features in 779 classes."""
+  return 1_024 * net.dense(1_024, 779)
+
+
 HAND = {
   "configs/audio_visual/ave.py": ("avc", ave),
   "configs/audio_visual/avts.py": ("easy", avts),
@@ -239,6 +244,7 @@ HAND = {
   "configs/brave/pretrain.py": ("brave", brave),
   "configs/captioning/youcook2.py": ("caption", univl),
   "configs/cbt/pretrain.py": ("cbt", cbt),
+  "configs/coin/linear.py": ("classify", coin),
   "configs/crosstask/weak.py": ("weak", crosstask),
   "configs/finetune/ucf101.py": ("classify", ucf101),
   "configs/howto100m/pretrain.py": ("ranking", howto100m),

@@ -81,9 +81,27 @@ def test_sigmoid_is_the_formula():
   loss = -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(1)
   np.testing.assert_allclose(term.total, loss[[0, 2, 3, 4]].sum(), rtol=1e-5)
   assert term.weight == 4
+  rated = np.where(np.arange(CLASSES) < np.arange(ROWS)[:, None], label, -1)
+  term, _ = value(classify.sigmoid, {"logits": x, "real": real}, batch(rated))
+  each = -(label * np.log(p) + (1 - label) * np.log(1 - p))
+  want = sum(
+    each[row, :row].mean() for row in (2, 3, 4)
+  )  # row 0 has none that is rated
+  np.testing.assert_allclose(term.total, want, rtol=1e-5)
+  assert term.weight == 3
   many = jnp.broadcast_to(x[:, None], (ROWS, 2, CLASSES))
   both, _ = value(classify.sigmoid, {"logits": many}, batch(label))
   np.testing.assert_allclose(both.total, 2 * loss.sum(), rtol=1e-5)
+
+
+def test_windows_may_have_labels_of_their_own():
+  x = logits(ROWS, WINDOWS, CLASSES)
+  label = np.arange(ROWS * WINDOWS).reshape(ROWS, WINDOWS) % (CLASSES + 1) - 1
+  term, aux = value(classify.softmax, {"logits": x}, batch(label))
+  p = np.asarray(jax.nn.softmax(x, axis=-1), np.float64)
+  want = [-np.log(p[i, j, k]) for (i, j), k in np.ndenumerate(label) if k >= 0]
+  np.testing.assert_allclose(term.total, sum(want), rtol=1e-5)
+  assert term.weight == len(want) == aux["accuracy@1"].weight
 
 
 def test_no_label_no_loss_and_no_gradient():

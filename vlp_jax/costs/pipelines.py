@@ -74,6 +74,8 @@ def axes(key: str, known: Mapping[str, int]) -> tuple[list[str], tuple[str, ...]
       return ["4"], ("float32",)
     return LABEL_AXES.get(key, []), ("int32",)
   names, dtypes = batch_lib.FIELDS[key]
+  if key == "label" and "classes" in known:  # whole numbers, a class of each second
+    return [str(known["classes"])], dtypes
   if key == "label":
     return ([str(known["labels"])], ("float32",)) if "labels" in known else ([], dtypes)
   if key == "answers":
@@ -145,10 +147,12 @@ def _clip_features(given, model):
 
 
 def _moments(given, model):
-  if given["unit"] != "video" or given["labels"] != "steps":
-    raise UserError("input: of task moments only labels='steps' are counted here.")
-  keys = ["clips_features", "clips_mask", "clips_times", "label_task"]
-  keys += [*LABEL_AXES, *(_words("choice") if given["names"] else ())]
+  if given["unit"] != "video" or given["labels"] == "none":
+    raise UserError("input: of task moments only videos with labels are counted here.")
+  keys = ["clips_features", "clips_mask", "clips_times"]
+  if given["labels"] == "classes":
+    return [*keys, "label"], dict(T=given["max_clips"], classes=given["max_clips"])
+  keys += ["label_task", *LABEL_AXES, *(_words("choice") if given["names"] else ())]
   return keys, dict(T=given["max_clips"], K=STEPS, L=given["max_words"])
 
 

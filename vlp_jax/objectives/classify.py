@@ -2,8 +2,9 @@
 
 Both read the label of a row, `logits` of the model and, if it returns one, its
 `logits_mask` (rows without sound or frames classify nothing). Logits may carry windows,
-[B, N, K]: each window answers for itself. In training the clip of a row is drawn by the
-pipeline, several times an epoch where a recipe says so; dropout is the model's.
+[B, N, K]: each window answers for itself, and may have a label of its own. In training
+the clip of a row is drawn by the pipeline, several times an epoch where a recipe says
+so; dropout is the model's.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def softmax(
   """Mean over rows (and windows) with a known label of -log softmax(logits)[label].
 
   Args:
-    label: batch key, [B] int, -1 where unknown.
+    label: batch key, [B] or [B, N] int, -1 where unknown.
     smoothing: share of the target that is spread evenly over all classes.
     top: the cut-offs k of the metrics `accuracy@k`.
     views: settings of `objectives.views` for what the model sees of `stream` ("audio",
@@ -43,9 +44,13 @@ def softmax(
   if views is not None:
     batch = {**batch, **views_lib.make(batch, view_key, views, stream=stream)}
   logits, where, target, mutable = _forward(apply, variables, batch, key, output, label)
-  if target.ndim != 1:
-    raise ValueError(f"{label} has shape {target.shape}; softmax wants [B] int.")
-  target = jnp.broadcast_to(_windowed(target, logits), logits.shape[:-1])
+  if target.ndim == 1:
+    target = jnp.broadcast_to(_windowed(target, logits), logits.shape[:-1])
+  if target.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"{label} has shape {target.shape}; softmax wants [B] int, or one of each window "
+      f"of logits {logits.shape}."
+    )
   where = where & (target >= 0)
   at = jnp.where(where, target, 0)
   loss = cross_entropy(logits, at, smoothing=smoothing)
@@ -56,17 +61,21 @@ def softmax(
 
 
 def sigmoid(apply, variables, batch, key, *, label="label", output="logits"):
-  """Mean over rows and classes of the binary cross entropy of each class.
+  """Mean over rows of the mean binary cross entropy of their rated classes.
 
   Args:
-    label: batch key, [B, K] float of zeros and ones.
+    label: batch key, [B, K] of zeros and ones, negative where a class is not rated. A
+      row without any does not count.
   """
   logits, where, target, mutable = _forward(apply, variables, batch, key, output, label)
   if target.ndim != 2:
     raise ValueError(f"{label} has shape {target.shape}; sigmoid wants [B, K].")
   target = jnp.broadcast_to(_windowed(target, logits), logits.shape)
-  loss = optax.sigmoid_binary_cross_entropy(logits, wide(target)).mean(-1)
-  return {"classify": Term(*Mean.of(loss, where))}, {}, mutable
+  rated = target >= 0
+  loss = optax.sigmoid_binary_cross_entropy(logits, wide(jnp.maximum(target, 0)))
+  count = rated.sum(-1)
+  loss = jnp.where(rated, loss, 0.0).sum(-1) / jnp.maximum(count, 1)
+  return {"classify": Term(*Mean.of(loss, where & (count > 0)))}, {}, mutable
 
 
 def cross_entropy(
