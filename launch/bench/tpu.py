@@ -273,7 +273,7 @@ def main():
     if out and out.exists()
     else []
   )
-  lines = [r for r in lines if "error" not in r]
+  lines = [r for r in lines if "error" not in r]  # these are tried again
   done = {(r["case"], r["chip"]) for r in lines}
   cases = [(n, c) for c in chips for n in values.configs or everything()]
   from data_pipelines import progress
@@ -283,8 +283,9 @@ def main():
     for k, (name, chip) in enumerate(todo, 1):
       made = one(name, chip, values.topology, values.timeout_s)
       lines.append(timing.emit("tpu", name, **made))
-      if out:
-        out.write_text("".join(json.dumps(r) + "\n" for r in lines))
+      if out:  # several such commands may share one file
+        with out.open("a") as file:
+          file.write(json.dumps(lines[-1]) + "\n")
       show(k)
   print(table(lines))
 
