@@ -3,7 +3,12 @@
 Command:  python -m launch.train --config configs/cbt/anticipate.py \\
             --config.input.dir=DATA --config.model.num_classes=N --workdir DIR
           (`:end_to_end` trains S3D and the Transformer from frames; `:runlocal`)
-Data:     features (or frames) before an action, with the action as label_action.
+Data:     features (or frames) before an action, with the action as label_action: of
+          Breakfast, the 72 s before each step,
+          python -m data_pipelines.prepare clips --format breakfast --source LABELS
+            --videos VIDEOS --rate_hz 20 --size 224 --no_audio --out data/breakfast
+          and features of 1.5 s out of these by launch.extract, as
+          configs/cbt/pretrain.py tells.
 Cost:     see `launch.cost`; two layers over stored features.
 Paper:    anticipation on Breakfast, 50Salads and ActivityNet 200 (its table 3); none of
           these numbers is expected of generated clips.

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.readers import (
   actions,
+  breakfast,
   ego,
 )
 from tests.reference.layout import put
@@ -128,3 +129,43 @@ def test_kinetics(tmp_path):
   assert row.media == "testifying/---QUuC4vJs_000084_000094.mp4"
   assert (row.split, row.labels) == ("val", {"action": "testifying"})
   assert bad.error
+
+
+STEPS = "1-30 SIL  \n31-150 take_bowl\n151-600 pour_milk\nx\n\n601-700 SIL\n"
+
+
+def test_breakfast_before_a_step_and_the_step(tmp_path):
+  files = {"coarse/P03_cam01_P03_milk.txt": STEPS, "P16_stereo01_P16_tea.txt": STEPS}
+  put(tmp_path, files)
+  own = breakfast.actions(tmp_path)
+  take, pour, wrong = (r for r in own if "P03" in r.key)
+  assert (take.start, take.end) == (2.0, 10.0)
+  assert (pour.start, pour.end, pour.labels) == (10.0, 40.0, {"action": "pour_milk"})
+  assert (take.media, take.also) == ("P03/cam01/P03_milk", ("P03_cam01_P03_milk",))
+  assert "FIRST-LAST" in wrong.error
+  assert {r.split for r in own if "P03" in r.key} == {"test"}
+  other = next(r for r in own if "P16" in r.key)
+  assert (other.split, other.also[1]) == ("train", "P16/stereo/P16_tea_ch0")
+  others = breakfast.actions(tmp_path, split_number=2)
+  assert {r.split for r in others if "P03" in r.key} == {"train"}
+  before = [r for r in breakfast.read(tmp_path, observe_s=6.0) if "P03" in r.key]
+  assert [(r.start, r.end) for r in before if not r.error] == [(0.0, 2.0), (4.0, 10.0)]
+  assert [r.labels for r in before[:2]] == [take.labels, pour.labels]
+  early = breakfast.read(tmp_path, observe_s=6.0, gap_s=1.0)
+  assert [(r.start, r.end) for r in early[:1]] == [(3.0, 9.0)]  # 1 s is too little
+
+
+@pytest.mark.parametrize(
+  ("more", "message"),
+  [
+    (dict(split_number=5), "there are 1, 2, 3 and 4"),
+    (dict(gap_s=-1.0), "a gap of at least 0"),
+    (dict(fps=0.0), "frames a second"),
+  ],
+)
+def test_mistakes_with_breakfast_are_told(tmp_path, more, message):
+  put(tmp_path, {"P03_cam01_P03_milk.txt": STEPS})
+  with pytest.raises(errors.UserError, match=message):
+    breakfast.read(tmp_path, **more)
+  with pytest.raises(errors.UserError, match="has no P<person>"):
+    breakfast.read(tmp_path / "none")
