@@ -9,7 +9,7 @@ import pytest
 
 from tests import helpers
 from tests.test_probe_configs import load
-from vlp_jax import batch, resolve, restore, snapshot, zero_shot
+from vlp_jax import batch, resolve, restore, snapshot, train, zero_shot
 from vlp_jax import settings as settings_lib
 from vlp_jax.errors import CheckpointError, UserError
 from vlp_jax.vocab import Vocab
@@ -17,9 +17,10 @@ from vlp_jax.vocab import Vocab
 NAMES = ("msrvtt", "rareact", "youcook2")
 MIL_NCE = [f"configs/mil_nce/{name}.py" for name in NAMES]
 FILES = [*MIL_NCE, *(f"configs/{s}/crosstask.py" for s in ("howto100m", "mil_nce"))]
-FILES += ["configs/howto100m/retrieval.py"]
+FILES += ["configs/howto100m/retrieval.py", "configs/videobert/youcook2.py"]
 FORMS = [f"{p}:{form}" for p in MIL_NCE for form in ("code", "runlocal")]
 FORMS += [f"configs/howto100m/retrieval.py:data={d}" for d in ("msrvtt", "lsmdc")]
+FORMS += ["configs/videobert/youcook2.py:runlocal"]
 FORMS += ["configs/mil_nce/msrvtt.py:choice", "configs/mil_nce/msrvtt.py:choice,code"]
 TINY = dict(space_to_depth=(), stem_window=(2, 4, 4), stem_strides=(2, 4, 4), stages=())
 
@@ -103,6 +104,22 @@ def test_retrieval_by_the_mean_of_windows(made, tmp_path):
     )
   assert found["retrieval/t2v_recall@1"].n == len(texts)
   assert (tmp_path / "job/results.json").exists()
+
+
+@pytest.mark.slow
+def test_verbs_and_objects_of_captions(twins, tmp_path):
+  """VideoBERT's preset on its generated clips, with weights that learned nothing."""
+  trained = load("configs/videobert/pretrain.py:runlocal")
+  trained["tensorboard"] = False
+  train.run(trained, tmp_path / "run", devices=jax.devices()[:1])
+  config = load("configs/videobert/youcook2.py:runlocal")
+  one = jax.devices()[:1]
+  found = zero_shot.run(config, tmp_path / "job", tmp_path / "run", devices=one)
+  for name in ("verb", "object"):
+    for k in (1, 5):
+      result = found[f"zero_shot/{name}@{k}"]
+      assert 0 <= result.value <= 1
+      assert result.n == found[f"zero_shot/{name}@{k}_prior"].n > 0
 
 
 def test_another_vocabulary_is_refused_by_name(made, tmp_path):

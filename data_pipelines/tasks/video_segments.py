@@ -5,8 +5,9 @@ Records are those of `launch.extract` and `data_pipelines.prepare clip_features`
 
 Batch keys: clips_tokens [B, T] int32, leaves of a k-means tree; clips_features
 [B, T, D] float32; clips_mask [B, T], clips_times [B, T, 2] s; text_ids, text_mask
-[B, L]; label_shape, label_colour, label_action [B]; example_id, the row; group_id, the
-video; example_mask. What a row is, `unit` says:
+[B, L]; label_shape, label_colour, label_action [B]; label_<name> [B, C] of each list of
+words `named`, 1 where a caption of the video has the word; example_id, the row;
+group_id, the video; example_mask. What a row is, `unit` says:
 
   narration  a narration and the features whose time overlaps it. In training up to
              `join` of the narrations behind it join it, and of the features every r-th
@@ -32,6 +33,7 @@ import tensorflow as tf
 from data_pipelines import index
 from data_pipelines.tasks import definition
 from data_pipelines.tasks import text as text_lib
+from data_pipelines.transforms import mentions
 from data_pipelines.transforms import tokens as tokens_lib
 from vlp_jax.errors import UserError
 from vlp_jax.resolve import nearest
@@ -190,6 +192,7 @@ def define(
   max_words: int = 64,
   join: int = 2,
   subsample: int = 5,
+  named: Mapping[str, str | Sequence[str]] | None = None,
   where: Mapping | None = None,
 ) -> definition.Definition:
   """The task over one split.
@@ -202,6 +205,7 @@ def define(
     network: whose features, where several are stored.
     max_clips, max_words: T, and L with [CLS] and [SEP].
     join, subsample: in training with unit=narration.
+    named: {name: words or a file of them, see `word_lists`}.
     where: {column: value or list} of the index.
   Raises: UserError on a bad keyword or a tree of another width, CheckpointError if it
     is another tree than meant.
@@ -250,6 +254,10 @@ def define(
   if "label" in fields:
     run.append(steps.labels)
     shapes |= {f"label_{k}": ((), tf.int32) for k in LABELS}
+  if named:
+    found = mentions.Mentions(named)
+    run.append(found.name)
+    shapes |= found.shapes()
   keep = table.select(where or {})
   record, sub = _rows(table, keep, unit=unit, train=train, max_clips=max_clips)
 

@@ -107,6 +107,24 @@ def test_captions_in_place_of_narrations(stored):
   assert not any(d[1] for d in drawn)
 
 
+def test_words_that_captions_name(stored, tmp_path):
+  file = tmp_path / "ways.txt"
+  file.write_text("fall falls fell\n\nturn\nturning turns\n")
+  things = ("square squares", "CIRCLE", "blue", "quare")
+  own = dict(unit="window", fields=("features",), max_clips=8, rows=3)
+  batch = evaluated(stored, named=dict(thing=things, way=str(file)), **own)
+  contract.check(batch)
+  order = np.argsort(batch["group_id"])
+  # Of all captions of a video; video 1 has none. Parts of words are no words.
+  want = [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
+  assert batch["label_thing"][order].tolist() == want
+  assert batch["label_way"][order].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
+  with pytest.raises(UserError, match=r"input\.named\.way=.*cannot be read"):
+    evaluated(stored, named=dict(way=str(tmp_path / "none")), **own)
+  with pytest.raises(UserError, match=r"input\.named\.way has no words"):
+    evaluated(stored, named=dict(way=()), **own)
+
+
 def test_training_joins_neighbours_and_keeps_every_rth(stored):
   spec, words = given(stored, fields=("features", "text"), max_clips=8, max_words=24)
   stream = batches.build(spec | {"subsample": 3}, vocab=words)
