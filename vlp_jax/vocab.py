@@ -1,9 +1,13 @@
-"""The numbers of a vocabulary that models and objectives need; no text is read here.
+"""The numbers of a vocabulary that models and objectives need, and words as classes.
 
 Tokenisers live in `data_pipelines/vocabularies`; each hands out one of these.
 """
 
 import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from vlp_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +40,25 @@ class Vocab:
     ids = (*self.special_ids, self.mask_id, self.cls_id, self.sep_id, low)
     if self.size < 1 or max(ids) >= self.size or high > self.size:
       raise ValueError(f"vocabulary of {self.size} ids has a special id beyond: {self}")
+
+
+def classes(given: str | Sequence[str], what: str) -> list[tuple[str, ...]]:
+  """[(word, its other forms, ...)] of classes that are words, in order.
+
+  Args:
+    given: a line a class, "cut cuts cutting", or the file that holds these lines.
+    what: names it in errors.
+  Raises: UserError without such a file, or without a class.
+  """
+  if isinstance(given, str):
+    try:
+      given = pathlib.Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(
+        f"{what}={given!r} cannot be read ({type(error).__name__}): give a file with a "
+        "line a class, the word and then its other forms, or these lines."
+      ) from None
+  found = [tuple(line.split()) for line in given if line.strip()]
+  if not found:
+    raise UserError(f"{what} has no words.")
+  return found

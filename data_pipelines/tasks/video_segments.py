@@ -205,7 +205,7 @@ def define(
     network: whose features, where several are stored.
     max_clips, max_words: T, and L with [CLS] and [SEP].
     join, subsample: in training with unit=narration.
-    named: {name: words or a file of them, see `word_lists`}.
+    named: {name: words or a file of them, see `vlp_jax.vocab.classes`}.
     where: {column: value or list} of the index.
   Raises: UserError on a bad keyword or a tree of another width, CheckpointError if it
     is another tree than meant.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from vlp_jax import word_lists
+from vlp_jax import vocab
 
 
 def labels(texts: tf.Tensor, classes: Sequence[Sequence[str]]) -> tf.Tensor:
@@ -13,7 +13,7 @@ def labels(texts: tf.Tensor, classes: Sequence[Sequence[str]]) -> tf.Tensor:
 
   Args:
     texts: [n] strings; letters' case does not count.
-    classes: forms of each, as `word_lists.load` gives them.
+    classes: forms of each, as `vocab.classes` gives them.
   """
   forms = [form.lower() for own in classes for form in own]
   of = np.repeat(np.arange(len(classes)), [len(own) for own in classes])
@@ -27,11 +27,11 @@ class Mentions:
   """Preprocessor: label_<name> [C] for each list, out of what `texts` names.
 
   Args:
-    given: {name: words or a file of `word_lists`}.
+    given: {name: words or a file of `vocab.classes`}.
   """
 
   def __init__(self, given):
-    self.lists = {k: word_lists.load(v, f"input.named.{k}") for k, v in given.items()}
+    self.lists = {k: vocab.classes(v, f"input.named.{k}") for k, v in given.items()}
 
   def name(self, x):
     """The example with its labels."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlp_jax import word_lists
+from vlp_jax import vocab as vocab_lib
 from vlp_jax.evaluators import collect
 from vlp_jax.metrics import Result
 from vlp_jax.vocab import Vocab
@@ -32,7 +32,7 @@ class Evaluator:
     candidates: for each gap in order (name, words), as (("verb", ("cut", "stir")),
       ("object", ("onion",))), where the words stand in the order of the label's
       classes, of which several may have one word; a gap without a name or words is not
-      scored. Words may also be a file of `word_lists`, whose first forms count.
+      scored. Words may also be a file of `vocab.classes`, whose first forms count.
     labels: a batch key for each gap that is scored: [B] int (-1 unknown), or [B, C]
       with nonzero entries for several right classes, of which one among the k is a hit.
     template: words as they stand in `tokens`, gaps as "[MASK]", without [CLS], [SEP].
@@ -64,7 +64,7 @@ class Evaluator:
       )
     middle = [vocab.mask_id if w == "[MASK]" else _id(w, ids) for w in words]
     self.template = np.array([vocab.cls_id, *middle, vocab.sep_id], np.int32)
-    first = lambda w: [forms[0] for forms in word_lists.load(w, "candidates")]
+    first = lambda w: [forms[0] for forms in vocab_lib.classes(w, "candidates")]
     named = [(i, n, first(w)) for i, (n, w) in enumerate(candidates) if n and len(w)]
     if len(named) != len(labels):
       raise ValueError(f"{len(named)} gaps are scored, {len(labels)} labels given.")
