@@ -131,6 +131,7 @@ LIKE = (
   "configs/bert/lm.py",
   "configs/self_supervised/byol.py",
   "configs/self_supervised/simclr.py",
+  "configs/mmv/fac.py",
   "configs/mmv/shared.py",
   "configs/mmv/disjoint.py",
   "configs/mil_nce/howto100m.py",
@@ -224,14 +225,14 @@ def test_the_whole_step_at_full_size_by_shapes(path):
 @pytest.mark.parametrize(
   "path",
   [
-    "configs/howto100m/pretrain.py:runlocal",
+    pytest.param("configs/howto100m/pretrain.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/howto100m/finetune.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/l3.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/ave.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/avol.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/audio_visual/avts.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/bert/lm.py:runlocal", marks=pytest.mark.slow),
-    "configs/captioning/youcook2.py:runlocal",
+    pytest.param("configs/captioning/youcook2.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/captioning/generated.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/cbt/generated.py:runlocal", marks=pytest.mark.slow),
     "configs/bert/pretrain.py:runlocal",
@@ -242,7 +243,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     pytest.param(
       "configs/cbt/anticipate.py:runlocal,end_to_end", marks=pytest.mark.slow
     ),
-    "configs/cbt/pretrain.py:runlocal,stage=2",
+    pytest.param("configs/cbt/pretrain.py:runlocal,stage=2", marks=pytest.mark.slow),
     pytest.param("configs/cbt/pretrain.py:runlocal,end_to_end", marks=pytest.mark.slow),
     pytest.param(
       "configs/cbt/pretrain.py:runlocal,end_to_end,stage=2", marks=pytest.mark.slow

@@ -209,6 +209,7 @@ def test_mistakes_are_told_before_anything_starts(change, message):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_mistakes_of_a_data_run_are_told_without_tensorflow(tmp_path):
   """In a process of its own, where the import of TensorFlow would fail."""
   (tmp_path / "dataset_info.json").write_text('{"splits": {"train": {}}}')

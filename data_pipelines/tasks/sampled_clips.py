@@ -38,9 +38,8 @@ from vlp_jax.errors import UserError
 WINDOWS = ("clip", "narration", "ego")
 FRAMES = ("segments", "even", "sparse")
 TEXTS = ("caption", "narration", "none")
-_FRAMES, _PLACE, _MATE, _SAID = range(
-  10, 14
-)  # draws of one example, beside those of clips
+# Draws of one example, beside those of clips.
+_FRAMES, _PLACE, _MATE, _SAID = range(10, 14)
 
 
 class _Steps(clip_steps.Steps):

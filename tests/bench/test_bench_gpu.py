@@ -40,7 +40,7 @@ def bench(*args, **env):
 @pytest.mark.parametrize(
   "names",
   [
-    ("uniter_base",),
+    pytest.param(("uniter_base",), marks=pytest.mark.slow),
     pytest.param(("vit_base", "s3d", "tsm_resnet50"), marks=pytest.mark.slow),
   ],
 )

@@ -26,6 +26,7 @@ def test_the_peer_is_the_same_network():
   assert count(theirs) + 2 * size.region_dim == count(ours)
 
 
+@pytest.mark.slow
 def test_both_take_steps():
   found = step.measure("mini", rounds=2, steps=1)
   assert {k: s.shape for k, s in found.items()} == {"ours": (2,), "linen": (2,)}

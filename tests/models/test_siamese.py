@@ -139,6 +139,7 @@ def test_methods_leave_heads_out():
   np.testing.assert_array_equal(apply(more, data)[0]["projection"], whole["projection"])
 
 
+@pytest.mark.slow
 def test_a_head_of_clusters_stands_beside_the_projector():
   """Its logits are a linear map of normalised features; rounds start it anew."""
   model = make(tower="audio_resnet", tower_args=SMALL_RESNET, clusters=5)
