@@ -8,7 +8,6 @@ holds a step's time and up to 6 s before and behind. Tasks share words.
 
 import pathlib
 import tempfile
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,29 +52,14 @@ def video(task: str, rng: np.random.Generator) -> Video:
   return Video(x.astype(np.float32), tuple(moments), tuple(allowed))
 
 
-def _classes(task, name, split, made):
-  """A row as of COIN: steps are classes, 1 and on, of the whole file."""
-  texts = [TASKS[task][k] for k, _, _ in made.moments]
-  spans = [(x, *m[1:]) for x, m in zip(texts, made.moments, strict=True)]
-  return clip_row.ClipRow(
-    key=name,
-    media=name,
-    split=split,
-    said=tuple(clip_row.Said(*span) for span in spans),
-    labels={"task": task},
-    group=name,
-    moments=tuple(
-      clip_row.Moment(text, ((start, end),), STEPS.index(text) + 1)
-      for text, start, end in spans
-    ),
-  )
-
-
-def _row(task, name, split, made):
-  steps = TASKS[task]
+def _row(task, name, split, made, classes):
+  """A row as of CrossTask; or of COIN, whose steps are classes of the whole file."""
+  steps, labels = TASKS[task], {"task": task}
   spans = [(steps[k], start, end) for k, start, end in made.moments]
-  labels = {"task": task, "steps": list(steps)}
-  labels["constraint"] = [float(x) for line in made.allowed for x in line]
+  if not classes:
+    labels["steps"] = list(steps)
+    labels["constraint"] = [float(x) for line in made.allowed for x in line]
+  number = lambda k, text: STEPS.index(text) + 1 if classes else k
   return clip_row.ClipRow(
     key=name,
     media=name,
@@ -84,7 +68,7 @@ def _row(task, name, split, made):
     labels=labels,
     group=name,
     moments=tuple(
-      clip_row.Moment(text, ((start, end),), k)
+      clip_row.Moment(text, ((start, end),), number(k, text))
       for k, (text, start, end) in enumerate(spans)
     ),
   )
@@ -92,10 +76,10 @@ def _row(task, name, split, made):
 
 def coin(out: pathlib.Path) -> None:
   """The videos of `steps`, whose steps are classes that tasks share."""
-  steps(out, of=_classes)
+  steps(out, classes=True)
 
 
-def steps(out: pathlib.Path, of: Callable = _row) -> None:
+def steps(out: pathlib.Path, classes: bool = False) -> None:
   """24 videos of three tasks for training, 9 held out, with the words of all steps."""
   rng, rows = np.random.default_rng(1), []
   with tempfile.TemporaryDirectory() as at:
@@ -103,6 +87,6 @@ def steps(out: pathlib.Path, of: Callable = _row) -> None:
       for number, task in enumerate(list(TASKS) * num):
         made, name = video(task, rng), f"{split}{number}"
         np.save(pathlib.Path(at) / f"{name}.npy", made.features)
-        rows.append(of(task, name, split, made))
+        rows.append(_row(task, name, split, made, classes))
     folders, settings = [feature_files.Folder(at, 1.0)], dict(dataset="steps")
     clip_features.write(rows, folders, out, name="steps", settings=settings, quiet=True)
