@@ -1,5 +1,6 @@
 """Optimisers against slow oracles in float64; groups, clipping, schedules, averages."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -100,6 +101,32 @@ def test_rules_match_optax(ours, theirs):
   mine = optim.build(start, lr=0.1, total_steps=9, schedule="constant", **ours)
   got, want = descend(mine, start)[0], descend(theirs, start)[0]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
+
+
+@pytest.mark.parametrize(
+  "rule",
+  [
+    *(dict(name=name) for name in ("adamw", "adam", "bert_adam", "lamb", "lars")),
+    dict(name="sgd", momentum=0.9, nesterov=True),
+    dict(name="adafactor", b1=0.9, min_factored=2),
+  ],
+)
+def test_a_skipped_step_keeps_count_and_slots(rule):
+  start = jax.tree.map(jnp.asarray, tree(dtype=np.float32))
+  tx = optim.build(start, lr=0.1, total_steps=9, **rule)
+  step = jax.jit(tx.update)
+  _, state = step(start, tx.init(start), start)
+  bad = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), start)
+  _, kept = step(bad, state, start, ok=jnp.array(False))
+  assert jax.tree.structure(kept) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, kept, state)
+  taken, plain = (
+    step(start, state, start, ok=jnp.array(True)),
+    step(start, state, start),
+  )
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+  jax.tree.map(close, taken, plain)
+  assert int(taken[1].count) == 2
 
 
 def test_stack_is_layer_by_layer():

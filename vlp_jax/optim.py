@@ -14,6 +14,7 @@ the parameter; the keys of a group are
 Where papers and codes differ, the rules (`vlp_jax.update_rules`) and `schedule` say so.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -212,7 +213,8 @@ def build(
       scanned stack: trust ratios, clips and norms of a parameter are then per layer.
     ema: decay of averaged parameters, for evaluation; see `ema_params`.
     hyper: keywords of the rule.
-  Returns: an optax.GradientTransformation whose `update` needs the parameters.
+  Returns: an optax.GradientTransformation whose `update` needs the parameters. Given
+    `ok` (a bool) too, it keeps its count and slots as they are where that is False.
   Raises: UserError for unknown names and keywords, groups that do not cover, patterns
     that find nothing, and a warm-up longer than the run.
   """
@@ -239,7 +241,7 @@ def build(
         slots[path] = {k: rebox(x) for k, x in made.items()}
     return OptState(jnp.zeros((), jnp.int32), {k: v for k, v in slots.items() if v})
 
-  def update(grads, state, params=None):
+  def update(grads, state, params=None, *, ok=None):
     if params is None:
       raise ValueError("the optimiser needs params: tx.update(grads, state, params)")
     named, tree = _named(params), jax.tree.structure(params)
@@ -258,13 +260,26 @@ def build(
         continue
       x, at = wide(p), state.slots.get(path, {})
       g, own, count = (jnp.asarray(a, x.dtype) for a in (g * scale, rate * factor, n))
-      delta, new = rule.update(g, at, x, own, count, lead)
+      settle = functools.partial(_settle, old=at, ok=ok)
+      delta, new = rule.update(g, at, x, own, count, lead, settle)
       updates.append(delta.astype(p.dtype))
       slots |= {path: new} if new else {}
+    n = n if ok is None else jnp.where(ok, n, state.count)
     return jax.tree.unflatten(tree, updates), OptState(n, slots)
 
-  tx = optax.GradientTransformation(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
   return tx if ema is None else optax.chain(tx, _ema(ema))
+
+
+def _settle(new, *, old, ok):
+  """The slots that a step keeps: those of before where it is not `ok`."""
+  if ok is None:
+    return new
+  new = {k: jnp.where(ok, x, old[k]) for k, x in new.items()}
+  # A CPU updates them in place if nothing reads both old and new: half of the traffic
+  # of Adam. Others make slots and parameter in one pass, which a barrier would cut.
+  barrier = jax.lax.optimization_barrier
+  return jax.lax.platform_dependent(new, cpu=barrier, default=lambda x: x)
 
 
 def ema(decay: float) -> optax.GradientTransformation:

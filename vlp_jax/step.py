@@ -18,7 +18,7 @@ import optax
 from einops import rearrange
 from jax.sharding import PartitionSpec
 
-from vlp_jax import sharding
+from vlp_jax import optim, sharding
 from vlp_jax.errors import NumericError, UserError, of_config
 from vlp_jax.metrics import Mean
 from vlp_jax.objectives import cached_contrastive, packing
@@ -157,14 +157,17 @@ def train_step(
   """
   key = jax.random.fold_in(key, state.step)
   grads, rest, loss, means = grad_fn(apply, state.params, state.mutable, batch, key)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  norm = optax.tree.norm(grads)
+  ok = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_in_row < BAD_IN_ROW)
+  more = {"ok": ok} if isinstance(tx, optax.GradientTransformationExtraArgs) else {}
+  updates, opt_state = tx.update(grads, state.opt_state, state.params, **more)
   params = optax.apply_updates(state.params, updates)
   new = state.replace(params=params, opt_state=opt_state, mutable=rest)
   if after_update is not None:
     new = new.replace(mutable=after_update(new))
-  norm = optax.tree.norm(grads)
-  ok = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_in_row < BAD_IN_ROW)
-  new = jax.tree.map(functools.partial(jnp.where, ok), new, state)
+  is_own = lambda x: isinstance(x, optim.OptState)  # has chosen already
+  choose = lambda a, b: a if is_own(a) else jnp.where(ok, a, b)
+  new = jax.tree.map(choose, new, state, is_leaf=is_own)
   one = jnp.ones(())
   means = means | {"loss": Mean(loss, one), "grad_norm": Mean(norm, one)}
   means = jax.tree.map(lambda x: jnp.where(ok, x, 0.0), means)

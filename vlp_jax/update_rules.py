@@ -1,11 +1,12 @@
 """Update rules of the optimisers, one parameter at a time; `vlp_jax.optim` runs them.
 
 A rule is a function of hyper-parameters that returns `Rule(init, update)`:
-`init(p, lead) -> {slot: array}` and `update(g, slots, p, rate, n, lead) -> (delta,
-slots)`, where `delta` is added to the parameter, `rate` is the learning rate, `n` the
-number of this update, counted from 1, and the first `lead` axes (0 or 1) of a parameter
-number the layers of a scanned stack: norms are taken layer by layer, as if the layers
-were parameters of their own.
+`init(p, lead) -> {slot: array}` and `update(g, slots, p, rate, n, lead, settle) ->
+(delta, slots)`, where `delta` is added to the parameter, `rate` is the learning rate,
+`n` the number of this update, counted from 1, and the first `lead` axes (0 or 1) of a
+parameter number the layers of a scanned stack: norms are taken layer by layer, as if
+the layers were parameters of their own. `settle` takes new slots and returns those that
+are kept, which the delta is made of: the old ones where the step is skipped.
 """
 
 import math
@@ -52,9 +53,10 @@ def clip_scale(norm, limit: float, *, eps: float = 0.0):
   )
 
 
-def _moments(g, slots, b1, b2):
+def _moments(g, slots, b1, b2, settle):
   m = b1 * slots["m"] + (1.0 - b1) * g
-  return m, b2 * slots["v"] + (1.0 - b2) * g * g
+  kept = settle({"m": m, "v": b2 * slots["v"] + (1.0 - b2) * g * g})
+  return kept["m"], kept["v"]
 
 
 def adam(
@@ -62,8 +64,8 @@ def adam(
 ) -> Rule:
   """Adam, bias-corrected; `wd` is an L2 penalty in the gradient. arXiv 1412.6980."""
 
-  def update(g, slots, p, rate, n, lead):
-    m, v = _moments(g + wd * p, slots, b1, b2)
+  def update(g, slots, p, rate, n, lead, settle):
+    m, v = _moments(g + wd * p, slots, b1, b2, settle)
     step = m / _seen(b1, n) / (jnp.sqrt(v / _seen(b2, n)) + eps)
     return -rate * step, {"m": m, "v": v}
 
@@ -88,8 +90,8 @@ def adamw(
       one, as in the code of UNITER.
   """
 
-  def update(g, slots, p, rate, n, lead):
-    m, v = _moments(g, slots, b1, b2)
+  def update(g, slots, p, rate, n, lead, settle):
+    m, v = _moments(g, slots, b1, b2, settle)
     root = jnp.sqrt(_seen(b2, n))
     low = jnp.sqrt(v) / root + (eps if eps_on == "corrected" else eps / root)
     delta = -rate * m / _seen(b1, n) / low
@@ -116,10 +118,10 @@ def bert_adam(
       clip did before; None for the TensorFlow version, which does not.
   """
 
-  def update(g, slots, p, rate, n, lead):
+  def update(g, slots, p, rate, n, lead, settle):
     if max_grad_norm is not None:
       g = g * clip_scale(_norm(g, lead), max_grad_norm, eps=1e-6)
-    m, v = _moments(g, slots, b1, b2)
+    m, v = _moments(g, slots, b1, b2, settle)
     return -rate * (m / (jnp.sqrt(v) + eps) + wd * p), {"m": m, "v": v}
 
   return Rule(_zeros("m", "v"), update)
@@ -128,11 +130,11 @@ def bert_adam(
 def sgd(*, momentum: float = 0.0, nesterov: bool = False, wd: float = 0.0) -> Rule:
   """Gradient descent; v = momentum * v + g, p -= rate * v; `wd` is an L2 penalty."""
 
-  def update(g, slots, p, rate, n, lead):
+  def update(g, slots, p, rate, n, lead, settle):
     g = g + wd * p
     if not momentum:
       return -rate * g, {}
-    v = momentum * slots["v"] + g
+    v = settle({"v": momentum * slots["v"] + g})["v"]
     return -rate * (g + momentum * v if nesterov else v), {"v": v}
 
   return Rule(_zeros("v") if momentum else _zeros(), update)
@@ -159,8 +161,8 @@ def lamb(
     trust: False leaves the ratio out, for biases and norms in a group of their own.
   """
 
-  def update(g, slots, p, rate, n, lead):
-    m, v = _moments(g, slots, b1, b2)
+  def update(g, slots, p, rate, n, lead, settle):
+    m, v = _moments(g, slots, b1, b2, settle)
     u = m / _seen(b1, n) / (jnp.sqrt(v / _seen(b2, n)) + eps) + wd * p
     return -rate * (_trust(p, u, lead) if trust else 1.0) * u, {"m": m, "v": v}
 
@@ -184,14 +186,14 @@ def lars(
     trust: coefficient of the ratio; None leaves the ratio out (biases and norms).
   """
 
-  def update(g, slots, p, rate, n, lead):
+  def update(g, slots, p, rate, n, lead, settle):
     u = g + wd * p
     ratio = 1.0
     if trust is not None:
       empty = (_norm(p, lead) == 0.0) | (_norm(u, lead) == 0.0)
       ratio = jnp.where(empty, 1.0, trust * _trust(p, u, lead, eps))
     u = rate * ratio * u
-    v = momentum * slots["v"] + u
+    v = settle({"v": momentum * slots["v"] + u})["v"]
     return -(u + momentum * v if nesterov else v), {"v": v}
 
   return Rule(_zeros("v"), update)
@@ -240,7 +242,7 @@ def adafactor(
       ),
     }
 
-  def update(g, slots, p, rate, n, lead):
+  def update(g, slots, p, rate, n, lead, settle):
     b2, new = 1.0 - n**-decay_rate, {}
     square, axes = g * g + eps, _factored(p.shape, lead, min_factored)
     if axes is None:
@@ -257,7 +259,7 @@ def adafactor(
     u = rate * (jnp.maximum(_rms(p, lead), min_scale) if relative else 1.0) * u
     if b1 is not None:
       new["m"] = u = b1 * slots["m"] + (1.0 - b1) * u
-    return -u - rate * wd * p, new
+    return -u - rate * wd * p, settle(new)
 
   return Rule(init, update)
 

@@ -18,9 +18,7 @@ from vlp_jax.costs import liveness, residuals
 # compiled steps: networks of convolutions (S3D, R(2+1)D, MC3, L3-Net), and more where
 # parts of them run again (S3D, for v5e); others ...
 WORKING, WORKING_AGAIN, WORKING_DENSE = 5, 7, 4
-# ... and a layer of a Transformer; CPUs turn what the gradients of kernels read.
-WORKING_LAYER = {"cpu": 5}
-WORKING_LAYER_ELSEWHERE = 3
+WORKING_LAYER = 3  # ... and a layer of a Transformer.
 # Compiled steps of all configs for v5e over what is given here: layouts of convolutions
 # follow rules of the compiler's own.
 TPU_CONVOLUTIONS, TPU_OTHERS = (0.7, 2.7), (0.7, 1.3)
@@ -123,8 +121,7 @@ def activations(
   for n in depths:
     if kept[n]:
       peak = max(peak, written + (sum(whole[n]) - sum(kept[n])) / n)
-      working = WORKING_LAYER.get(platform, WORKING_LAYER_ELSEWHERE)
-      largest = max(largest, working * max(whole[n]) / n)
+      largest = max(largest, WORKING_LAYER * max(whole[n]) / n)
   peak = max(peak + largest, forward) / job.settings.micro + weights
   if job.settings.micro > 1:  # a microbatch's gradients, and weights of the loop's own
     peak += gradients(job) + weights

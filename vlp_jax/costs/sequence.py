@@ -7,9 +7,25 @@ packed rows are computed as well, and published counts have them.
 from vlp_jax.costs import flops
 
 
-def stack(depth: int, tokens: float, width: int, mlp_dim: int | None = None) -> float:
-  """`depth` layers over one row; mlp_dim is 4 * width when None."""
-  return depth * flops.block(tokens, width, mlp_dim or 4 * width, tokens)
+def stack(
+  depth: int,
+  tokens: float,
+  width: int,
+  mlp_dim: int | None = None,
+  read: float | None = None,
+) -> float:
+  """`depth` layers over one row; mlp_dim is 4 * width when None.
+
+  Args: read: tokens that the last layer runs for; it projects queries, keys and values
+    of all. None: all.
+  """
+  mlp_dim = mlp_dim or 4 * width
+  layer = flops.block(tokens, width, mlp_dim, tokens)
+  if read is None:
+    return depth * layer
+  projected = flops.linear(tokens - read, width, 3 * width)
+  last = flops.block(read, width, mlp_dim, tokens) + projected
+  return (depth - 1) * layer + last
 
 
 def decoder(
@@ -32,18 +48,20 @@ def again(
   width: int,
   mlp_dim: int | None = None,
   context: float | None = None,
+  read: float | None = None,
 ) -> float:
   """FLOPs of a row that rematerialisation runs again in the backward pass.
 
-  Args: context: of a decoder.
+  Args: context: of a decoder; read: see `stack`, which has none.
   """
   if remat == "none":
     return 0.0
   if remat == "dots":  # matmuls of weights are kept
     attended = tokens + (context or 0)
-    return depth * flops.attention(tokens, width, attended)
+    last = flops.attention(tokens if read is None else read, width, attended)
+    return (depth - 1) * flops.attention(tokens, width, attended) + last
   if context is None:
-    return stack(depth, tokens, width, mlp_dim)
+    return stack(depth, tokens, width, mlp_dim, read)
   return decoder(depth, tokens, context, width, mlp_dim)
 
 

@@ -21,6 +21,7 @@ class Evaluator:
     output: [B, 2] logits of the model. label: batch key, [B] int, -1 where unknown.
     sentence: batch key, [B] int; rows of one sentence agree in it. "" leaves the
       consistency out.
+    method: of the model instead of its call: "pooled" gives the logits for less work.
   """
 
   def __init__(
@@ -31,11 +32,12 @@ class Evaluator:
     output: str = "label_logits",
     label: str = "label",
     sentence: str = "label_sentence",
+    method: str | None = None,
   ):
     self.batches, self.output, self.label = batches, output, label
     self.sentence = sentence
     more = (sentence,) if sentence else ()
-    self.forward = collect.Forward(apply, (output, label), optional=more)
+    self.forward = collect.Forward(apply, (output, label), method=method, optional=more)
 
   def run(self, variables) -> Iterator[tuple[str, Result]]:
     """`accuracy`, `consistency`; chance is one half a statement."""

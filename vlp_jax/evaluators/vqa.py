@@ -23,6 +23,7 @@ class Evaluator:
     apply: of the model; see `collect.Forward`.
     batches: re-iterable, each question a row.
     output: [B, A] logits of the model. answers: batch key, [B, A] soft scores.
+    method: of the model instead of its call: "pooled" gives the logits for less work.
   Only two numbers of a row come to the host, not its A scores.
   """
 
@@ -33,6 +34,7 @@ class Evaluator:
     *,
     output: str = "answer_logits",
     answers: str = "answers",
+    method: str | None = None,
   ):
     def scored(variables, batch, *, rng=None, train=False, method=None):
       out, _ = apply(variables, batch, train=False, method=method)
@@ -48,7 +50,7 @@ class Evaluator:
       return {"score": score, "guess": target.mean(axis=-1)}, {}
 
     self.batches = batches
-    self.forward = collect.Forward(scored, ("score", "guess"))
+    self.forward = collect.Forward(scored, ("score", "guess"), method=method)
 
   def run(self, variables) -> Iterator[tuple[str, Result]]:
     """`accuracy`; chance is an answer drawn from the list."""

@@ -16,11 +16,15 @@ from vlp_jax.layers import attention, transformer
 
 
 class Fused(NamedTuple):
-  """streams name -> [B, L_s, D]; hidden, maps: of every layer, over the sequence."""
+  """streams name -> [B, L_s, D]; hidden, maps: of every layer, over the sequence.
+
+  read: [B, P, D] on request, and then no streams.
+  """
 
   streams: dict[str, jax.Array]
   hidden: jax.Array | None = None
   maps: jax.Array | None = None
+  read: jax.Array | None = None
 
 
 def inverse(index: jax.Array, size: int) -> jax.Array:
@@ -51,6 +55,7 @@ class Encoder(nn.Module):
   dtype: str = "float32"
   implementation: str | None = None
   remat: str = "none"
+  unroll: int | None = None
 
   @nn.compact
   def __call__(
@@ -61,6 +66,7 @@ class Encoder(nn.Module):
     index: jax.Array | None = None,
     full: jax.Array | None = None,
     segments: Mapping[str, jax.Array] | None = None,
+    read: jax.Array | None = None,
     train: bool = False,
     hidden: bool = False,
     maps: bool = False,
@@ -76,7 +82,9 @@ class Encoder(nn.Module):
       full: [B, M, M] or [B, heads, M, M] bool, for the sequence as it is run.
       segments: name -> [B, L_s] int32, 0 at padding: in packed rows a token sees those
         of its own example only, over all streams.
-    Returns: states of every stream, exactly 0 at padding.
+      read: [B, P] int32 into the concatenated tokens, of those whose state is wanted;
+        None: all. The last layer then runs for these alone.
+    Returns: states of every stream, or of the tokens read; exactly 0 at padding.
     """
     sizes = [x.shape[1] for x in streams.values()]
     axes = ("act_batch", "act_length", "act_embed")
@@ -98,6 +106,12 @@ class Encoder(nn.Module):
       own = number[:, :, None] == number[:, None, :]  # [B, M, M]
       full = attention.visible(own[:, None], full)
     x = nn.with_logical_constraint(x, axes)
+    places = read
+    if read is not None:
+      real = jnp.take_along_axis(real, read, axis=1)  # [B, P]
+      if index is not None:
+        back = jnp.take_along_axis(back, read, axis=1)
+        places = jnp.minimum(back, index.shape[1] - 1)
     out = transformer.Stack(
       self.depth,
       self.num_heads,
@@ -109,11 +123,15 @@ class Encoder(nn.Module):
       self.dtype,
       self.implementation,
       self.remat,
+      self.unroll,
       name="stack",
-    )(x, where, full, train=train, hidden=hidden, maps=maps)
+    )(x, where, full, read=places, train=train, hidden=hidden, maps=maps)
     y = out.x
     if index is not None:
       real = real & (back < index.shape[1])
+    if read is not None:
+      return Fused({}, read=jnp.where(real[..., None], y, 0))
+    if index is not None:
       back = jnp.minimum(back, index.shape[1] - 1)
       y = jnp.take_along_axis(y, back[..., None], axis=1)  # [B, S, D]
     y = jnp.where(real[..., None], y, 0)

@@ -55,6 +55,12 @@ def visible(where: jax.Array | None, full: jax.Array | None) -> jax.Array | None
   return where & full
 
 
+def seen_from(full: jax.Array, read: jax.Array) -> jax.Array:
+  """What the queries at `read` [B, P] see, of pairs [B, (N,) Q, K]: [B, (N,) P, K]."""
+  read = read[:, None, :, None] if full.ndim == 4 else read[..., None]
+  return jnp.take_along_axis(full, read, axis=-2)
+
+
 def attend(
   query: jax.Array,
   key: jax.Array,
@@ -173,6 +179,7 @@ class Attention(nn.Module):
     context: jax.Array | None = None,
     pair: Pair | None = None,
     at: jax.Array | None = None,
+    read: jax.Array | None = None,
     train: bool = False,
     maps: bool = False,
   ) -> Attended:
@@ -187,7 +194,9 @@ class Attention(nn.Module):
         (beams); `where` has as many rows as the pair. With `at` it holds earlier
         tokens, and
       at: [] int32 is the place in it where those of x are written.
-    Returns: x [B, Q, features] in `dtype`, maps when asked, and the pair.
+      read: [B, P] int32, the places of x that attend, without a context; None: all.
+    Returns: x [B, Q, features] in `dtype` (P where `read` is given), maps when asked,
+      and the pair.
     """
     width = x.shape[-1]
     if self.head_dim is None and width % self.num_heads:
@@ -205,6 +214,9 @@ class Attention(nn.Module):
       key, value = pair
     elif context is None:
       query, key, value = jnp.unstack(linear(3, "qkv")(x), axis=2)
+      if read is not None:
+        query = jnp.take_along_axis(query, read[..., None, None], axis=1)
+        full = None if full is None else seen_from(full, read)
       if pair is not None:
         put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
           old, new.astype(old.dtype), at, axis=1

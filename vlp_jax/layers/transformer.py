@@ -6,10 +6,12 @@ Post-norm with eps 1e-12 and the erf form of GELU, as in BERT (arXiv 1810.04805)
 single-stream systems but VLP (eps 1e-5).
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from vlp_jax.layers import attention, dense, dropout
 from vlp_jax.metrics import wide
@@ -27,7 +29,9 @@ FEW = 4
 
 
 class Encoded(NamedTuple):
-  """x [B, M, D]; on request hidden [depth, B, M, D], maps [depth, B, heads, M, M]."""
+  """x [B, M, D], or [B, P, D] of the places read; on request hidden [depth, B, M, D],
+  maps [depth, B, heads, M, M].
+  """
 
   x: jax.Array
   hidden: jax.Array | None = None
@@ -59,12 +63,14 @@ class Block(nn.Module):
     where: jax.Array | None = None,
     full: jax.Array | None = None,
     *,
+    read: jax.Array | None = None,
     train: bool = False,
     maps: bool = False,
   ) -> attention.Attended:
     rate = self.dropout
+    shape = x.shape if read is None else (*read.shape, x.shape[-1])
     if train and rate > 0:  # both hidden masks out of one draw
-      kept = dropout.keep(self.make_rng("dropout"), (2, *x.shape), rate)
+      kept = dropout.keep(self.make_rng("dropout"), (2, *shape), rate)
       drop = lambda y, i: dropout.scaled(y, kept[i], rate)
     else:
       drop = lambda y, i: y
@@ -76,7 +82,9 @@ class Block(nn.Module):
       dtype=self.dtype,
       implementation=self.implementation,
       name="attention",
-    )(x, where, full, train=train, maps=maps)
+    )(x, where, full, read=read, train=train, maps=maps)
+    if read is not None:
+      x = jnp.take_along_axis(x, read[..., None], axis=1)
     # The sum in float32: in bfloat16 the residual would lose what the layer adds.
     x = norm("attention_norm")(wide(x) + drop(attended.x, 0))
     x = nn.with_logical_constraint(x, axes)
@@ -116,6 +124,7 @@ class Stack(nn.Module):
     where: jax.Array | None = None,
     full: jax.Array | None = None,
     *,
+    read: jax.Array | None = None,
     train: bool = False,
     hidden: bool = False,
     maps: bool = False,
@@ -124,11 +133,15 @@ class Stack(nn.Module):
 
     Args:
       x: [B, M, D]; where: [B, M] bool, real keys; full: [B, M, M] or [B, heads, M, M].
-      hidden, maps: whether to return the states and attention maps of every layer.
+      read: [B, P] int32, the places whose last state is wanted; None: all. The last
+        layer then runs for these alone, which saves three quarters of it.
+      hidden, maps: whether to return the states and attention maps of every layer; not
+        with `read`.
     """
     if self.remat not in REMAT:
       raise ValueError(f"remat {self.remat!r}; known: {', '.join(REMAT)}.")
-    block = Block(
+    make = functools.partial(
+      Block,
       self.num_heads,
       self.mlp_dim,
       self.dropout,
@@ -137,15 +150,20 @@ class Stack(nn.Module):
       self.act,
       self.dtype,
       self.implementation,
-      name="layers",
     )
+    # Outside of a loop the compiler would keep what it is to compute again.
+    few = self.depth <= FEW and self.remat == "none"
+    unroll = self.unroll or (self.depth if few else 1)
+    if read is not None and not self.is_initializing():
+      if hidden or maps:
+        raise ValueError("states and maps of every layer are not given with `read`.")
+      return Encoded(self._read(make(parent=None), x, where, full, read, unroll, train))
+    block = make(name="layers")
 
     def body(block, x, _):
       out = block(x, where, full, train=train, maps=maps)
       return out.x, (out.x if hidden else None, out.maps)
 
-    # Outside of a loop the compiler would keep what it is to compute again.
-    few = self.depth <= FEW and self.remat == "none"
     if self.remat != "none":
       body = nn.remat(body, policy=REMAT[self.remat], prevent_cse=False)
     scan = nn.scan(
@@ -153,8 +171,34 @@ class Stack(nn.Module):
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       length=self.depth,
-      unroll=self.unroll or (self.depth if few else 1),
+      unroll=unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     x, (states, seen) = scan(block, x.astype(self.dtype), None)
     return Encoded(x, states, seen)
+
+  def _read(self, block, x, where, full, read, unroll, train):
+    """The last states of some places: [B, P, D]."""
+    params = nn.unbox(self.variables["params"]["layers"])
+    # One split, so that its gradient is one concatenation.
+    leaves, tree = jax.tree.flatten(params)
+    cut = [jnp.split(p, [self.depth - 1]) for p in leaves]
+    rest = tree.unflatten([p for p, _ in cut])
+    last = tree.unflatten([p[0] for _, p in cut])
+    keys = None
+    if train and max(self.dropout, self.attention_dropout or 0) > 0:
+      keys = jax.random.split(self.make_rng("dropout"), self.depth)
+
+    def layer(params, key, x, read):
+      rngs = None if key is None else {"dropout": key}
+      given = dict(read=read, train=train, rngs=rngs)
+      return block.apply({"params": params}, x, where, full, **given).x
+
+    if self.remat != "none":
+      layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
+    x = x.astype(self.dtype)
+    if self.depth > 1:
+      body = lambda x, given: (layer(*given, x, None), None)
+      given = rest, None if keys is None else keys[:-1]
+      x, _ = jax.lax.scan(body, x, given, unroll=min(unroll, self.depth - 1))
+    return layer(last, None if keys is None else keys[-1], x, read)

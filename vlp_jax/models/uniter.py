@@ -54,7 +54,7 @@ class Model(nn.Module):
     num_answers: of the head "vqa" (VQA 3129, visual entailment 3).
     type_vocab: rows of the type table; 3 for NLVR2, 4 for VCR.
     dtype: of activations and matmuls; parameters, norms, logits stay float32.
-    remat, implementation: see `layers.transformer` and `layers.attention`.
+    remat, unroll, implementation: see `layers.transformer` and `layers.attention`.
   """
 
   vocab_size: int
@@ -74,6 +74,7 @@ class Model(nn.Module):
   act: fields.Act = "gelu"
   dtype: fields.Dtype = "float32"
   remat: fields.Remat = "none"
+  unroll: fields.Count | None = None
   implementation: fields.Implementation = None
 
   def setup(self):
@@ -106,6 +107,7 @@ class Model(nn.Module):
       act=self.act,
       implementation=self.implementation,
       remat=self.remat,
+      unroll=self.unroll,
       **shared,
     )
     self.pooler = pooler.Pooler(dtype=self.dtype)
@@ -175,30 +177,41 @@ class Model(nn.Module):
     batch: Mapping[str, jax.Array],
     *,
     images: tuple[str, ...] = ("regions",),
+    first: bool = False,
     train: bool = False,
     hidden: bool = False,
     maps: bool = False,
   ) -> dict[str, jax.Array]:
-    """States of every stream and `pooled`, the pooled state of the first text token."""
+    """States of every stream and `pooled`, the pooled state of the first text token.
+
+    Args: first: `pooled` alone, for which the last layer runs for that token alone.
+    """
     streams, masks = self._embed(batch, images, train)
     packed = [k for k in streams if f"{k}_segments" in batch]
     if packed and len(packed) < len(streams):
       raise KeyError(f"packed rows need segments of all of {list(streams)}: {packed}.")
+    if first and "text" not in streams:
+      raise KeyError("what is one an example is read off the text; no text_ids.")
+    starts = jnp.zeros((len(next(iter(masks.values()))), 1), jnp.int32)  # [CLS] [B, 1]
+    if packed and "text" in streams:
+      starts = batch["segment_starts"]  # of each example: [B, S]
     fused = self.encoder(
       streams,
       masks,
       index=batch.get("fuse_index"),
       segments={k: batch[f"{k}_segments"] for k in packed} or None,
+      read=starts if first else None,
       train=train,
       hidden=hidden,
       maps=maps,
     )
     out = dict(fused.streams)
-    if "text" in out:
-      first = out["text"][:, 0]
-      if packed:  # [CLS] of each example: [B, S, D]
-        first = mlm.at_positions(out["text"], batch["segment_starts"])
-      out["pooled"] = self.pooler(first)
+    if "text" in streams:
+      if first:
+        x = fused.read
+      else:
+        x = mlm.at_positions(out["text"], starts) if packed else out["text"][:, :1]
+      out["pooled"] = self.pooler(x if packed else x[:, 0])
     if hidden:
       out["hidden"] = fused.hidden
     if maps:
@@ -213,8 +226,8 @@ class Model(nn.Module):
     hidden: bool = False,
     maps: bool = False,
   ) -> dict[str, jax.Array]:
-    images = ("regions", "regions2") if "triplet" in self.heads else ("regions",)
-    out = self.encode(batch, images=images, train=train, hidden=hidden, maps=maps)
+    run = dict(train=train, hidden=hidden, maps=maps)
+    out = self.encode(batch, images=self._images(), **run)
     if "text" in out:
       out |= self._text_heads(batch, out)
     if "regions" in out:
@@ -222,6 +235,27 @@ class Model(nn.Module):
     if set(self.heads) & {"pair", "paired_attn"}:
       out |= self._two_images(batch, out, train)
     return out
+
+  def pooled(
+    self, batch: Mapping[str, jax.Array], *, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """What is one an example: `pooled` and the logits of heads on it, no states.
+
+    The same numbers for less work: the last layer runs for the first token of each
+    example alone, and of its matmuls three quarters are left out. In a loop over layers
+    the stacked parameters are copied for it, and their gradients; a few layers are
+    unrolled and take no copy. Raises: ValueError for the head "paired_attn".
+    """
+    if "paired_attn" in self.heads:
+      raise ValueError("the head 'paired_attn' reads all states; leave `method` out.")
+    out = self.encode(batch, images=self._images(), first=True, train=train)
+    out |= self._text_heads({}, out)
+    if "pair" in self.heads:
+      out |= self._two_images(batch, out, train)
+    return out
+
+  def _images(self):
+    return ("regions", "regions2") if "triplet" in self.heads else ("regions",)
 
   def _text_heads(self, batch, out):
     head, more = self.head, {}
@@ -255,9 +289,6 @@ class Model(nn.Module):
     """NLVR2 with one sequence an image; each side is the tokens of a sequence."""
     if "segment_starts" in batch:
       raise ValueError("pairs of images are not packed; leave input.pack out.")
-    names = [k for k in ("text", "regions") if k in first]
-    where = jnp.concatenate([batch[f"{k}_mask"] for k in names], axis=1)
-    join = lambda out: jnp.concatenate([out[k] for k in names], axis=1)
     if "regions2_features" in batch:
       right = {
         k.replace("regions2_", "regions_"): x
@@ -267,17 +298,17 @@ class Model(nn.Module):
       if "regions_types" not in right:
         shape = right["regions_mask"].shape
         right["regions_types"] = jnp.full(shape, 2, jnp.int32)
-      second = self.encode(right, train=train)
-      sides = (join(first), join(second))
-      pooled = (first["pooled"], second["pooled"])
-      other = jnp.concatenate([right[f"{k}_mask"] for k in names], axis=1)
-      wheres = (where, other)
+      second = self.encode(right, first="text" not in first, train=train)
+      batches, found = (batch, right), (first, second)
     else:  # rows come in pairs
-      x = join(first)
-      split = lambda y: (y[::2], y[1::2])
-      sides, pooled, wheres = split(x), split(first["pooled"]), split(where)
+      half = lambda tree, k: {name: x[k::2] for name, x in tree.items()}
+      batches, found = ((half(tree, 0), half(tree, 1)) for tree in (batch, first))
     if "pair" in self.head:
-      both = jnp.concatenate(pooled, axis=-1)
+      both = jnp.concatenate([out["pooled"] for out in found], axis=-1)
       return {"label_logits": self.head["pair"](both)}
+    names = [k for k in ("text", "regions") if k in first]
+    join = lambda tree, end: jnp.concatenate([tree[k + end] for k in names], axis=1)
+    sides = [join(out, "") for out in found]
+    wheres = [join(one, "_mask") for one in batches]
     logits = self.head["paired_attn"](*sides, *wheres, train=train)
     return {"label_logits": logits}

@@ -8,9 +8,11 @@ Each reads the labels that its data set has, and the logits of its head of UNITE
   vcr    label [B], choice_logits [B, 2]; a row is one of four choices
   refer  label [B] (a region), label_box [B, 4] if soft; region_logits [B, R]
 
-The first three also take packed rows: [B, S] where above is [B].
+The first three also take packed rows, [B, S] where above is [B], and `method`, of the
+model instead of its call: "pooled" gives the same logits for less work.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -23,7 +25,7 @@ from vlp_jax.objectives import masking
 TARGETS = ("best", "soft")
 
 
-def vqa(apply, variables, batch, key):
+def vqa(apply, variables, batch, key, *, method: str | None = None):
   """Binary cross entropy summed over answers, mean over rows.
 
     L = mean_i sum_a BCE(sigmoid(z_ia), t_ia)
@@ -33,7 +35,8 @@ def vqa(apply, variables, batch, key):
   accuracy where targets are those of VQA.
   """
   keys = "answers", "answer_logits"
-  target, logits, where, mutable = _run(apply, variables, batch, key, *keys)
+  found = _run(apply, variables, batch, key, *keys, method=method)
+  target, logits, where, mutable = found
   if target.shape != logits.shape:
     raise ValueError(
       f"answers {target.shape} and answer_logits {logits.shape} differ: set "
@@ -46,18 +49,20 @@ def vqa(apply, variables, batch, key):
   return {"vqa": Term(*Mean.of(loss, where), coef=1.0)}, aux, mutable
 
 
-def nlvr2(apply, variables, batch, key):
+def nlvr2(apply, variables, batch, key, *, method: str | None = None):
   """Cross entropy of true (1) and false (0), mean over rows with a label."""
-  return _choose(apply, variables, batch, key, "label_logits", "nlvr2")
+  run = functools.partial(_run, apply, variables, batch, key, method=method)
+  return _choose("nlvr2", *run("label", "label_logits"))
 
 
-def vcr(apply, variables, batch, key):
+def vcr(apply, variables, batch, key, *, method: str | None = None):
   """Cross entropy of right (1) and wrong (0), each choice by itself, mean over rows.
 
   The choice with the highest logit of class 1 is the answer: an evaluator's business,
   since the choices of a question are rows of a batch, or of several.
   """
-  return _choose(apply, variables, batch, key, "choice_logits", "vcr")
+  run = functools.partial(_run, apply, variables, batch, key, method=method)
+  return _choose("vcr", *run("label", "choice_logits"))
 
 
 def refer(apply, variables, batch, key, *, target: Literal[*TARGETS] = "best"):
@@ -100,8 +105,7 @@ def overlap(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.where(union > 0, both / jnp.where(union > 0, union, 1.0), 0.0)
 
 
-def _choose(apply, variables, batch, key, output, name):
-  label, logits, where, mutable = _run(apply, variables, batch, key, "label", output)
+def _choose(name, label, logits, where, mutable):
   where = where & (label >= 0)
   loss, right = _xent(logits, label), logits.argmax(-1) == label
   term = Term(*Mean.of(loss, where), coef=1.0)
@@ -113,11 +117,12 @@ def _xent(logits, label):
   return optax.softmax_cross_entropy_with_integer_labels(logits, at)
 
 
-def _run(apply, variables, batch, key, target, output):
+def _run(apply, variables, batch, key, target, output, *, method=None):
   """(target, logits float32, rows that count, mutable)."""
   if target not in batch:
     raise KeyError(f"{target} is not in the batch, which holds {sorted(batch)}.")
   rng = masking.drop_rng(key, batch["example_id"])
-  out, mutable = apply(variables, batch, rng=rng, train=True)
+  given = dict(method=method) if method else {}
+  out, mutable = apply(variables, batch, rng=rng, train=True, **given)
   where = batch.get("example_mask", jnp.ones(batch["example_id"].shape, bool))
   return batch[target], wide(out[output]), where, mutable

@@ -99,6 +99,7 @@ def itm(
   swapped: Literal[*SWAPPED] = "regions",
   wra_coef=0.1,
   wra_on_negatives=True,
+  method: str | None = None,
 ):
   """Does this image belong to this text? With the transport distance D beside it.
 
@@ -113,16 +114,23 @@ def itm(
       included, of the last layer.
     wra_on_negatives: True pushes mismatched pairs apart (published code), False only
       draws matched ones together (paper); the divisor is the number of rows in both.
+    method: of the model instead of its call, such as "pooled", which gives the logits
+      for less work where `wra_coef` is 0.
   Reads text_*, regions_*, example_id, group_id; wants itm_logits [B, 2], text, regions.
   Packed rows are taken with given labels and without the distance.
   """
   if negatives == "given" and "match" not in batch:
     raise KeyError('itm with negatives="given" needs match [B] in the batch.')
+  if method and wra_coef:
+    raise ValueError(
+      f"wra_coef={wra_coef} reads states, which method {method!r} lacks."
+    )
   if "match" not in batch:
     batch = swap_pairs(batch, key, negative_rate=negative_rate, swapped=swapped)
   example_id, match = batch["example_id"], batch["match"]
   rng = masking.drop_rng(jax.random.split(key)[1], example_id)
-  out, mutable = apply(variables, batch, rng=rng, train=True)
+  given = dict(method=method) if method else {}
+  out, mutable = apply(variables, batch, rng=rng, train=True, **given)
   # A row needs both sides: text without an image is no pair.
   where = _has(batch, "text") & _has(batch, "regions") & batch.get("example_mask", True)
   logits = wide(out["itm_logits"])

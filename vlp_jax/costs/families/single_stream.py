@@ -48,7 +48,8 @@ def forward(
   rows, width, region = n["rows"], model.width, model.region_dim
   project = flops.linear(1, region + 7, width)
   layers = [
-    sequence.stack(model.depth, tokens, width, model.mlp_dim) for tokens in n["tokens"]
+    sequence.stack(model.depth, tokens, width, model.mlp_dim, n["read"])
+    for tokens in n["tokens"]
   ]
   out = {"regions": rows * n["regions"] * project, "blocks": rows * sum(layers)}
   if "mlm" in heads and n["masked"]:
@@ -94,7 +95,8 @@ def _pooled(model, heads, n) -> dict[str, float]:
 
 def counts(model, batch, lengths, objective) -> dict:
   """Rows, and vectors a row: text, regions, masked, predicted_regions; `tokens` is a
-  list, of each sequence that a row is encoded as.
+  list, of each sequence that a row is encoded as; `read` those of which the last layer
+  runs, None for all.
   """
   size = lambda key: batch[key].shape[1] if key in batch else 0
   useful, lengths = lengths is not None, lengths or {}
@@ -114,6 +116,9 @@ def counts(model, batch, lengths, objective) -> dict:
   keywords = {} if objective is None else objective.keywords
   places = size("mlm_positions")
   places = places or min(keywords.get("max_masked", 0), shape["text"])
+  out["read"] = None
+  if keywords.get("method") == "pooled":
+    out["read"] = size("segment_starts") or 1
   rate = keywords.get("rate", 1.0)
   words = max(out["text"] - 2, 0)  # [CLS] and [SEP] are never masked
   out["masked"], out["predicted_regions"] = places, out["regions"]
@@ -124,9 +129,10 @@ def counts(model, batch, lengths, objective) -> dict:
 
 
 def recomputed(model, batch, objective) -> float:
-  n = counts(model, batch, None, None)
+  n = counts(model, batch, None, objective)
   layers = lambda tokens: (model.depth, tokens, model.width, model.mlp_dim)
-  again = (sequence.again(model.remat, *layers(tokens)) for tokens in n["tokens"])
+  more = dict(read=n["read"])
+  again = (sequence.again(model.remat, *layers(t), **more) for t in n["tokens"])
   return n["rows"] * sum(again)
 
 
