@@ -4,7 +4,9 @@ Parameters, FLOPs, bytes a device, collectives, input rate, hours, by formula; n
 data nor accelerator is needed and no weights are made. Times are a roofline's, that is
 from below: 80 % of peak FLOP/s, 90 % of the memory's bandwidth, all overlapping.
 
-  --topology v5e:16x16   the real TPU compile too; needs requirements-tpu-aot.txt
+  --topology v5e:16x16   the real TPU compile too; needs requirements-tpu-aot.txt.
+                         Networks of convolutions take many minutes; with --effort=-1
+                         a third to an eighth, and up to a fifth more memory is told
   --compile              memory of the step compiled for one CPU device of that share
   --remat_gb 12          the least recompute whose compiled temporaries fit 12 GB
 
@@ -30,6 +32,7 @@ flags.DEFINE_string("config", None, "Config file, with :arg for get_config(arg).
 flags.DEFINE_string("chip", None, "cpu, h100, h200, v4, v5e, v5p or v6e (default cpu).")
 flags.DEFINE_integer("chips", None, "Number of chips (default 1).")
 flags.DEFINE_string("topology", None, "Compile for this TPU slice, such as v5e:4x4.")
+flags.DEFINE_float("effort", 0.0, "Of that compiler for speed, -1 to 1.", -1, 1)
 flags.DEFINE_string("task", None, "Only this task of the config.")
 flags.DEFINE_integer("rows", None, "Rows of the global batch.")
 flags.DEFINE_integer("length", None, "Tokens of a row, text and regions together.")
@@ -60,6 +63,7 @@ def main(changes):
   import jax
 
   jax.config.update("jax_platforms", "cpu")  # a TPU or GPU stays free
+  jax.config.update("jax_exec_time_optimization_effort", FLAGS.effort)
   from vlp_jax.costs import inputs, report, request
 
   asked = request.Request(

@@ -3,10 +3,13 @@
 For each config and each of --chips the smallest slice on which its formulas say that
 the published global batch fits, and there the real compile of the training step of the
 task that needs most memory; needs requirements-tpu-aot.txt. Each compile has its own
-process; they take one to ten minutes. Lines that --out holds are not made again.
+process; they take one to ten minutes, and three times that for v6e. Lines that --out
+holds are not made again.
 
   --configs=uniter/pretrain,bert/pretrain:variant=large   only these
   --chips=v5e,v6e,v5p   --topology=v5e:8x8 instead of the slice chosen
+  --effort=-1           compiles three to eight times as fast, what then runs slower and
+                        took up to a fifth more memory
 
 Goals (P13): every config fits with at most 90 % of the memory; no gather of a whole
 parameter under data parallelism; no float32 matmul in the layers of a bfloat16 model
@@ -62,6 +65,7 @@ def define():
   flags.DEFINE_string("topology", None, "This slice for all, such as v5e:8x8.")
   flags.DEFINE_string("out", None, "JSON lines; what it holds is not made again.")
   flags.DEFINE_integer("timeout_s", 1_800, "Of one compile.")
+  flags.DEFINE_float("effort", 0.0, "Of the compiler for speed, -1 to 1.", -1, 1)
   flags.DEFINE_string("case", None, "One config in this process; the others set it.")
 
 
@@ -161,12 +165,15 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
   """One line: the compile of a config for a chip.
 
   Args:
-    given: `slices` to choose from instead of those of `SLICES`.
+    given: `slices` to choose from instead of those of `SLICES`, `effort` of the
+      compiler.
   """
   import jax
 
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured
+  effort = given.pop("effort", 0.0)
+  jax.config.update("jax_exec_time_optimization_effort", effort)
   from vlp_jax.costs import job as job_lib
   from vlp_jax.costs import topology as topology_lib
 
@@ -190,6 +197,7 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
   moved = {k: v["bytes"] for k, v in made["collectives"].items()}
   return {
     "chip": chip,
+    "effort": effort,
     "topology": place,
     "chips": report["chips"],
     "mesh": {k: n for k, n in dict(job.mesh.shape).items() if n > 1},
@@ -213,10 +221,11 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
   }
 
 
-def one(name: str, chip: str, topology: str | None, timeout_s: float) -> dict:
+def one(name: str, chip: str, topology: str | None, timeout_s: float, effort: float):
   """`facts` in a process of its own; {"error"} where it fails or takes too long."""
   at = [f"--case={name}", f"--chips={chip}"]
   at += [f"--topology={topology}"] if topology else []
+  at += [f"--effort={effort}"]
   run = [sys.executable, "-m", "launch.bench.tpu", *at]
   try:
     done = subprocess.run(run, capture_output=True, text=True, timeout=timeout_s)
@@ -255,7 +264,8 @@ def main():
       f"--chips {sorted(unknown)[0]!r}; give some of {', '.join(SLICES)}."
     )
   if values.case:
-    print(json.dumps(facts(values.case, values.chips[0], values.topology)))
+    given = values.chips[0], values.topology
+    print(json.dumps(facts(values.case, *given, effort=values.effort)))
     return
   if values.topology:
     from vlp_jax.costs import topology
@@ -281,7 +291,7 @@ def main():
   todo = [c for c in cases if c not in done]
   with progress.bar("compiles", len(cases), done=len(cases) - len(todo)) as show:
     for k, (name, chip) in enumerate(todo, 1):
-      made = one(name, chip, values.topology, values.timeout_s)
+      made = one(name, chip, values.topology, values.timeout_s, values.effort)
       lines.append(timing.emit("tpu", name, **made))
       if out:  # several such commands may share one file
         with out.open("a") as file:

@@ -169,6 +169,7 @@ def test_mistakes_are_one_line():
     (("--chips=v5x",), "give some of v5e, v6e, v5p"),
     (("--topology=v5e", "--configs=bert/pretrain"), "is not CHIP:AxB"),
     (("--configs=no/such",), "configs/no/such.py: no such file"),
+    (("--effort=2",), "not a number in the range"),
   ):
     made = bench(*args)
     assert made.returncode == 2, made.stderr

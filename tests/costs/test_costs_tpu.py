@@ -28,6 +28,7 @@ def cost(tmp_path, topology):
   (tmp_path / "tiny.py").write_text(CONFIG)
   paths = os.pathsep.join([str(helpers.ROOT), os.environ.get("PYTHONPATH", "")])
   at = ("--config", str(tmp_path / "tiny.py"), "--topology", topology, "--json")
+  at += ("--effort=-1",)
   return subprocess.run(
     [sys.executable, "-m", "launch.cost", *at],
     capture_output=True,
