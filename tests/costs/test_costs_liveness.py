@@ -33,6 +33,16 @@ def test_arithmetic_is_made_inside_of_its_reader_but_on_cpu_of_a_matmul():
   assert (held(wide), held(wide, platform="cpu")) == (1, 7)
 
 
+def test_cpus_lay_out_the_slices_of_an_array_as_soon_as_it_is_there():
+  def columns(x):
+    x = x @ x
+    return sum(x[:, i : i + 4] @ x[:4] for i in range(5))
+
+  # The product, twice five slices of half an array, and the first result.
+  assert held(columns, platform="cpu") == 1 + 5 / 2 + 5 / 2 + 1
+  assert held(columns) == 1 + 5  # the product, and results that one sum reads
+
+
 def test_what_is_kept_stays_to_the_end():
   first = lambda x: (x @ x, jnp.sin(x @ x @ x @ x @ x))
   assert held(first) == 2

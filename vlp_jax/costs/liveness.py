@@ -5,7 +5,9 @@ in a network that another one imitates, nothing is kept and this is what counts.
 
 Programs are read in their order. What matmuls, convolutions, sums and loops make lies
 in memory until its last reader; what follows by arithmetic a number at a time, or by
-moving numbers, is made inside its readers, so that what it is made of lives on.
+moving numbers, is made inside its readers, so that what it is made of lives on. CPUs
+multiply what lies in memory, and lay slices of an array out for it, the columns of a
+stem, as soon as that is there.
 """
 
 import collections
@@ -45,10 +47,11 @@ def peak(
     for array in sources.get(var, ()):
       last[array] = max(last.get(array, -1), when)
 
-  whole = set()  # CPUs multiply what lies in memory
+  whole = set()  # what lies in memory to be multiplied
   if platform == "cpu":
     whole = {v for e, ins, _ in steps if e.primitive.name in MULTIPLY for v in ins}
   made = collections.defaultdict(list)  # step: arrays
+  ready = {}  # array: step
   inner = {}  # step: bytes of a loop's own
   for at, (equation, ins, outs) in enumerate(steps):
     for var in ins:
@@ -57,10 +60,13 @@ def peak(
       found = frozenset().union(*(sources.get(v, ()) for v in ins))
       sources |= dict.fromkeys(outs, found)
       continue
-    inner[at] = _inside(equation, platform, of)
+    inner[at], begin = _inside(equation, platform, of), at
+    if equation.primitive.name == "slice":  # it is in `whole`, if we get here
+      arrays = frozenset().union(*(sources.get(v, ()) for v in ins))
+      begin = max((ready[array] for array in arrays), default=0)
     for var, out in zip(outs, equation.outvars, strict=True):
-      made[at].append((var, of(out.aval)))
-      sources[var] = frozenset([var])
+      made[begin].append((var, of(out.aval)))
+      sources[var], ready[var] = frozenset([var]), begin
       last[var] = at
   for var in kept:
     read(alias(var), end)
