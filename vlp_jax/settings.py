@@ -9,7 +9,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -56,6 +56,9 @@ class Settings:
       models need more.
     compile_ahead: all steps that the sources may ask for are compiled before the first
       one; None does so for runs of `ahead.LONG` steps.
+    dropout_generator: of the bits of dropout. "rbg" asks the hardware, which is faster
+      on TPUs; other devices or microbatches then draw other masks. The masks of
+      objectives are drawn by "threefry2x32" in any case.
     resume: another run's workdir to go on from, whole. init_from: path (and importer)
       of parameters to start from.
   """
@@ -79,6 +82,7 @@ class Settings:
   log_every: int = 50
   eval_every: int = 0
   compile_ahead: bool | None = None
+  dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
   tensorboard: bool = True
 
   @property

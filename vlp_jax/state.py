@@ -39,14 +39,23 @@ class TrainState:
     return {"params": self.params} | self.mutable
 
 
-def make_apply(model: nn.Module) -> Callable:
+def make_apply(model: nn.Module, *, generator: str | None = None) -> Callable:
   """`apply(variables, batch, *, rng, train, method) -> (out, mutable)` of a model.
 
   `rng` feeds dropout; `mutable` holds the collections that the call changed, {} unless
   `train`.
+
+  Args:
+    generator: of dropout's bits, "threefry2x32" or "rbg"; None: that of `rng`.
   """
 
   def apply(variables, batch, *, rng=None, train=False, method=None):
+    if rng is not None and generator not in (None, str(jax.random.key_impl(rng))):
+      shape = jax.eval_shape(
+        lambda: jax.random.key_data(jax.random.key(0, impl=generator))
+      )
+      words = jax.random.bits(rng, shape.shape, shape.dtype)
+      rng = jax.random.wrap_key_data(words, impl=generator)
     rngs = {} if rng is None else {"dropout": rng}
     others = [k for k in variables if k != "params"]
     if train and others:

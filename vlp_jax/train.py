@@ -85,7 +85,7 @@ class Run:
     self.vocab, self.tokeniser = settings_lib.vocabulary(s)
     inject = {"vocab": self.vocab, "vocab_size": self.vocab.size}
     self.model = resolve.model(s.model, inject=inject)
-    self.apply = state_lib.make_apply(self.model)
+    self.apply = state_lib.make_apply(self.model, generator=s.dropout_generator)
     objectives = {t: s.objective(t, inject) for t in s.tasks}
     after = s.hook()
     tx_of = lambda p: optim.build(p, **({"total_steps": s.total_steps} | s.optim))

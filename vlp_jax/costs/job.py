@@ -74,7 +74,7 @@ class Job:
 
   def loss(self, task: str) -> tuple[Callable, tuple]:
     """(loss of a task's batch, its arguments as shapes), for its FLOPs."""
-    one, apply = self.tasks[task], state_lib.make_apply(self.model)
+    one, apply = self.tasks[task], self._apply(self.model)
 
     def loss(params, rest, batch, key):
       if (prepare := getattr(one.objective, "prepare", None)) is not None:
@@ -86,12 +86,15 @@ class Job:
     variables = jax.tree.map(plain, (self.abstract.params, self.abstract.mutable))
     return loss, (*variables, one.batch, jax.eval_shape(lambda: jax.random.key(0)))
 
+  def _apply(self, model):
+    return state_lib.make_apply(model, generator=self.settings.dropout_generator)
+
   def lower(self, task: str, *, model: Any = None) -> jax.stages.Lowered:
     """The task's real training step, lowered for the devices of the mesh."""
     one, s = self.tasks[task], self.settings
     step = step_lib.build(
       one.objective,
-      apply=state_lib.make_apply(self.model if model is None else model),
+      apply=self._apply(self.model if model is None else model),
       tx=self.tx,
       mesh=self.mesh,
       shardings=self.shardings,
