@@ -91,7 +91,7 @@ def activations(
   params = {x.shape: x for x in jax.tree.leaves(job.abstract.params) if x.ndim > 1}
 
   def split(model):
-    """({depth: bytes kept of layers, 0: of all else}, of weights, most forwards)."""
+    """({depth: bytes kept of layers, 0: of all else}, of weights, program, kept)."""
     weights, found = 0.0, {0: [], **{n: [] for n in depths}}
     program = residuals.program(job, task, model=model)
     kept = residuals.distinct(program, **given)
@@ -101,12 +101,12 @@ def activations(
         continue
       depth = x.shape[0] if x.shape[:1] and x.shape[0] in depths else 0
       found[depth].append(of(x) * share)
-    forward = 0.0
-    if convolves:  # a loop over layers holds no more forwards than backwards
-      forward = liveness.peak(program, kept, platform=platform, of=of) * share
-    return found, weights, forward
+    return found, weights, (program, kept)
 
-  kept, weights, forward = split(job.model)
+  kept, weights, (program, stays) = split(job.model)
+  forward = 0.0
+  if convolves:  # a loop over layers holds no more forwards than backwards
+    forward = liveness.peak(program, stays, platform=platform, of=of) * share
   whole = kept  # of a layer or block, when its turn comes in the backward pass
   again = getattr(job.model, "remat", "none") != "none"
   if again:
