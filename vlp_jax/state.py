@@ -50,6 +50,8 @@ def make_apply(model: nn.Module, *, generator: str | None = None) -> Callable:
   """
 
   def apply(variables, batch, *, rng=None, train=False, method=None):
+    if isinstance(method, str) and not callable(getattr(model, method, None)):
+      raise ValueError(f"model {type(model).__module__} has no method {method!r}.")
     if rng is not None and generator not in (None, str(jax.random.key_impl(rng))):
       shape = jax.eval_shape(
         lambda: jax.random.key_data(jax.random.key(0, impl=generator))

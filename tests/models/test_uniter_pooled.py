@@ -150,6 +150,8 @@ def test_the_last_layer_runs_for_the_first_token_alone(depth):
 def test_what_reads_all_states_refuses():
   model, params = made()
   batch, apply = scenes(), state_lib.make_apply(model)
+  with pytest.raises(ValueError, match=r"vlp_jax.models.uniter has no method 'nope'"):
+    ITM(apply, {"params": params}, batch, KEY, method="nope")
   with pytest.raises(ValueError, match=r"wra_coef=0.1 reads states"):
     match.itm(apply, {"params": params}, batch, KEY, method="pooled")
   image = {k: x for k, x in batch.items() if k.startswith("regions")}
