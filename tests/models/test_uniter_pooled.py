@@ -1,5 +1,6 @@
 """`Model.pooled` gives what the model's call gives, and computes less."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch.bench import workload
 from tests.reference import flops as flops_reference
 from vlp_jax import batch as batch_lib
+from vlp_jax import optim, sharding, step
 from vlp_jax import state as state_lib
 from vlp_jax.costs import families
 from vlp_jax.layers import transformer
@@ -18,6 +21,9 @@ from vlp_jax.objectives import answer, match
 
 KEY = jax.random.key(3)
 MU = uniter.MU | {"dropout": 0.0}
+
+
+PLAIN = ("unrolled", "a loop", "pair")
 
 
 def scenes(rows=4, words=6, regions=5, images=("regions",)):
@@ -73,7 +79,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case",
+  [
+    *PLAIN,
+    *(pytest.param(k, marks=pytest.mark.slow) for k in CASES if k not in PLAIN),
+  ],
+)
 def test_loss_and_gradients_are_those_of_the_call(case):
   objective, given, images = CASES[case]
   model, params = made(**given)
@@ -145,6 +157,38 @@ def test_the_last_layer_runs_for_the_first_token_alone(depth):
   assert sum(parts["pooled"].values()) == pytest.approx(counted, rel=1e-3)
   saved = 1 - parts["pooled"]["blocks"] / parts[None]["blocks"]
   assert saved == pytest.approx(0.7 / depth, abs=0.08)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [3, transformer.FEW + 1])
+def test_training_is_the_same_on_any_mesh(depth):
+  size = dataclasses.replace(workload.SIZES["mini"], depth=depth, dropout=0.0, rows=8)
+
+  def losses(given, micro):
+    mesh = sharding.mesh(given, jax.devices()[: 1 if given is None else 8])
+    make, _, shardings, tx = state_lib.init(
+      workload.model(size), lambda p: optim.build(p, **workload.ADAMW), mesh
+    )
+    take = step.build(
+      workload.pooled,
+      apply=state_lib.make_apply(workload.model(size)),
+      tx=tx,
+      mesh=mesh,
+      shardings=shardings,
+      micro=micro,
+    )
+    state, batch = make(), sharding.put(workload.batch(size), mesh)
+    key, found = jax.device_put(KEY, sharding.replicated(mesh)), []
+    for _ in range(3):
+      state, means = take(state, batch, key)
+      found.append(float(means["loss"].value))
+    return found
+
+  one = losses(None, 1)
+  assert one[2] != one[0]
+  for given in (dict(data=8), dict(data=2, fsdp=2, model=2)):
+    for micro in (1, 2) if given["data"] < 8 else (1,):
+      np.testing.assert_allclose(losses(given, micro), one, rtol=1e-6)
 
 
 def test_what_reads_all_states_refuses():
