@@ -159,8 +159,8 @@ def train_step(
   grads, rest, loss, means = grad_fn(apply, state.params, state.mutable, batch, key)
   norm = optax.tree.norm(grads)
   ok = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_in_row < BAD_IN_ROW)
-  more = {"ok": ok} if isinstance(tx, optax.GradientTransformationExtraArgs) else {}
-  updates, opt_state = tx.update(grads, state.opt_state, state.params, **more)
+  update = optax.with_extra_args_support(tx).update
+  updates, opt_state = update(grads, state.opt_state, state.params, ok=ok)
   params = optax.apply_updates(state.params, updates)
   new = state.replace(params=params, opt_state=opt_state, mutable=rest)
   if after_update is not None:

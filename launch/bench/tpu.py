@@ -161,18 +161,19 @@ def look(job, lowered, compiled) -> dict:
   }
 
 
-def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
+def facts(
+  name: str, chip: str, topology: str | None = None, *, effort: float = 0.0, **given
+) -> dict:
   """One line: the compile of a config for a chip.
 
   Args:
-    given: `slices` to choose from instead of those of `SLICES`, `effort` of the
-      compiler.
+    effort: of the compiler, see --effort.
+    given: `slices` to choose from instead of those of `SLICES`.
   """
   import jax
 
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured
-  effort = given.pop("effort", 0.0)
   jax.config.update("jax_exec_time_optimization_effort", effort)
   from vlp_jax.costs import job as job_lib
   from vlp_jax.costs import topology as topology_lib
@@ -221,7 +222,9 @@ def facts(name: str, chip: str, topology: str | None = None, **given) -> dict:
   }
 
 
-def one(name: str, chip: str, topology: str | None, timeout_s: float, effort: float):
+def one(
+  name: str, chip: str, topology: str | None, timeout_s: float, effort: float
+) -> dict:
   """`facts` in a process of its own; {"error"} where it fails or takes too long."""
   at = [f"--case={name}", f"--chips={chip}"]
   at += [f"--topology={topology}"] if topology else []

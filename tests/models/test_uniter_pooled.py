@@ -21,8 +21,6 @@ from vlp_jax.objectives import answer, match
 
 KEY = jax.random.key(3)
 MU = uniter.MU | {"dropout": 0.0}
-
-
 PLAIN = ("unrolled", "a loop", "pair")
 
 
@@ -101,8 +99,7 @@ def test_compacted_and_packed_rows():
   first = jax.jit(functools.partial(model.apply, {"params": params}, method="pooled"))
   batch = scenes()
   masks = [batch["text_mask"], batch["regions_mask"]]
-  index = jnp.concatenate([match.compact(masks, 11)[:, ::-1]], axis=1)
-  compact = batch | {"fuse_index": index}
+  compact = batch | {"fuse_index": match.compact(masks, 11)[:, ::-1]}
   for one in (batch, compact):
     wanted = {k: run(one)[k] for k in ("pooled", "itm_logits")}
     same(first(one), wanted)
