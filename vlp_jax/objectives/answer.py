@@ -12,7 +12,6 @@ The first three also take packed rows, [B, S] where above is [B], and `method`, 
 model instead of its call: "pooled" gives the same logits for less work.
 """
 
-import functools
 from typing import Literal
 
 import jax
@@ -51,8 +50,8 @@ def vqa(apply, variables, batch, key, *, method: str | None = None):
 
 def nlvr2(apply, variables, batch, key, *, method: str | None = None):
   """Cross entropy of true (1) and false (0), mean over rows with a label."""
-  run = functools.partial(_run, apply, variables, batch, key, method=method)
-  return _choose("nlvr2", *run("label", "label_logits"))
+  keys = "label", "label_logits"
+  return _choose("nlvr2", *_run(apply, variables, batch, key, *keys, method=method))
 
 
 def vcr(apply, variables, batch, key, *, method: str | None = None):
@@ -61,8 +60,8 @@ def vcr(apply, variables, batch, key, *, method: str | None = None):
   The choice with the highest logit of class 1 is the answer: an evaluator's business,
   since the choices of a question are rows of a batch, or of several.
   """
-  run = functools.partial(_run, apply, variables, batch, key, method=method)
-  return _choose("vcr", *run("label", "choice_logits"))
+  keys = "label", "choice_logits"
+  return _choose("vcr", *_run(apply, variables, batch, key, *keys, method=method))
 
 
 def refer(apply, variables, batch, key, *, target: Literal[*TARGETS] = "best"):
@@ -122,7 +121,6 @@ def _run(apply, variables, batch, key, target, output, *, method=None):
   if target not in batch:
     raise KeyError(f"{target} is not in the batch, which holds {sorted(batch)}.")
   rng = masking.drop_rng(key, batch["example_id"])
-  given = dict(method=method) if method else {}
-  out, mutable = apply(variables, batch, rng=rng, train=True, **given)
+  out, mutable = apply(variables, batch, rng=rng, train=True, method=method)
   where = batch.get("example_mask", jnp.ones(batch["example_id"].shape, bool))
   return batch[target], wide(out[output]), where, mutable

@@ -129,8 +129,7 @@ def itm(
     batch = swap_pairs(batch, key, negative_rate=negative_rate, swapped=swapped)
   example_id, match = batch["example_id"], batch["match"]
   rng = masking.drop_rng(jax.random.split(key)[1], example_id)
-  given = dict(method=method) if method else {}
-  out, mutable = apply(variables, batch, rng=rng, train=True, **given)
+  out, mutable = apply(variables, batch, rng=rng, train=True, method=method)
   # A row needs both sides: text without an image is no pair.
   where = _has(batch, "text") & _has(batch, "regions") & batch.get("example_mask", True)
   logits = wide(out["itm_logits"])
