@@ -111,8 +111,9 @@ class Checkpoints:
   def _clean(self):
     """Removes what killed saves left behind."""
     for path in restore.numbered(self.root):
-      if not any(path.iterdir()):
-        log.warning("%s is empty; it is ignored.", path)
+      if not any(path.iterdir()):  # of a save killed before its first file, say
+        log.warning("%s is empty; it is ignored and removed.", path)
+        path.rmdir()
       elif not manifest.committed(path):
         log.warning("%s was never finished; it is removed.", path)
         path.rmtree()
