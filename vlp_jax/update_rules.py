@@ -95,8 +95,10 @@ def adamw(
     root = jnp.sqrt(_seen(b2, n))
     low = jnp.sqrt(v) / root + (eps if eps_on == "corrected" else eps / root)
     delta = -rate * m / _seen(b1, n) / low
-    old = p + delta if decay == "after" else p
-    return delta - rate * wd * old, {"m": m, "v": v}
+    # (p + delta) (1 - rate wd) - p, with delta in one place: XLA repeats no division,
+    # and would write it out and read it back.
+    kept = 1.0 - rate * wd if decay == "after" else 1.0
+    return kept * delta - rate * wd * p, {"m": m, "v": v}
 
   return Rule(_zeros("m", "v"), update)
 

@@ -54,9 +54,9 @@ def product(
 ) -> jax.Array:
   """act(x) [..., C...] times kernel [C..., F...] over `contract` axes C: [..., F...].
 
-  The backward pass finds x alone and computes act(x) again. On a CPU it takes the
-  gradient of the kernel as (act(x) transposed) times that of the result: out of the
-  usual form XLA makes strided copies, and the product takes three times as long.
+  The backward pass finds x alone and computes act(x) again. On a CPU the gradient of
+  the kernel is a product of matrices: where x and the gradient of the result keep their
+  leading axes, XLA makes strided copies, and the product takes three times as long.
   """
   x = x if act is None else activation(act)(x)
   return _contracted(x, kernel, contract, out_dtype)
@@ -75,30 +75,29 @@ def _product_bwd(contract, out_dtype, act, kept, grad):
     of_kernel = lambda kernel: _contracted(x, kernel, contract, out_dtype)
     return jax.linear_transpose(of_kernel, kernel)(grad)[0]
 
-  def turned(x, grad):
-    return _turned(x, grad, contract, out_dtype).astype(kernel.dtype)
+  def flattened(x, grad):
+    return _flattened(x, grad, contract, out_dtype).astype(kernel.dtype)
 
   of_x = lambda x: _contracted(x, kernel, contract, out_dtype)
   (dx,) = jax.linear_transpose(of_x, x)(grad)
   (dx,) = (dx,) if act is None else pull(dx)
-  dkernel = jax.lax.platform_dependent(x, grad, cpu=turned, default=usual)
+  dkernel = jax.lax.platform_dependent(x, grad, cpu=flattened, default=usual)
   return dx, dkernel
 
 
-def _turned(x, grad, contract, out_dtype):
-  """Gradient of a kernel [C..., F...]: what is smaller, x or grad, is transposed."""
+def _flattened(x, grad, contract, out_dtype):
+  """Gradient of a kernel [C..., F...] out of matrices; a larger x stays as it lies."""
   # Merges leading axes only, which costs no sharding.
   grad = grad.reshape(-1, *grad.shape[x.ndim - contract :])  # [rows, F...]
   x = x.reshape(-1, *x.shape[x.ndim - contract :])  # [rows, C...]
-  of_x = x.size > grad.size + grad.size * x.size // len(x) ** 2
-  left, right = (grad, x) if of_x else (x, grad)
-  left = jax.lax.optimization_barrier(jnp.moveaxis(left, 0, -1))
-  dims = ((left.ndim - 1,), (0,)), ((), ())
-  out = jax.lax.dot_general(left, right, dims, preferred_element_type=out_dtype)
-  if not of_x:
-    return out
-  first = left.ndim - 1  # barriers, or the compiler finds back to the usual form
-  return jnp.moveaxis(jax.lax.optimization_barrier(out), range(first), range(-first, 0))
+  rows = functools.partial(jax.lax.dot_general, preferred_element_type=out_dtype)
+  if x.size <= grad.size:
+    return rows(x, grad, (((0,), (0,)), ((), ())))
+  # Barriers, or the compiler finds back to the other form.
+  left = jax.lax.optimization_barrier(jnp.moveaxis(grad, 0, -1))
+  last = left.ndim - 1
+  out = jax.lax.optimization_barrier(rows(left, x, (((last,), (0,)), ((), ()))))
+  return jnp.moveaxis(out, range(last), range(-last, 0))
 
 
 product.defvjp(_product_fwd, _product_bwd)
