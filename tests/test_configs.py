@@ -255,7 +255,7 @@ def test_the_whole_step_at_full_size_by_shapes(path):
     "configs/finetune/ucf101.py:runlocal",
     "configs/mil_nce/howto100m.py:runlocal",
     pytest.param("configs/mil_nce/howto100m.py:runlocal,code", marks=pytest.mark.slow),
-    "configs/mmv/fac.py:runlocal",
+    pytest.param("configs/mmv/fac.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/mmv/deflate.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/self_supervised/simclr.py:runlocal", marks=pytest.mark.slow),
     pytest.param("configs/self_supervised/moco.py:runlocal", marks=pytest.mark.slow),

@@ -76,9 +76,13 @@ def test_cases_may_bring_their_own_seconds():
   assert found["a"].tolist() == [1.0, 2.0]
 
 
-def test_dropout_is_compared_with_none():
+def test_the_cost_of_dropout_is_its_share_of_a_round_without():
   cost = dropout.costs({"none": np.array([2.0, 4.0]), "rbg": np.array([2.1, 4.0])})
   assert {k: x.round(6).tolist() for k, x in cost.items()} == {"rbg": [0.05, 0.0]}
+
+
+@pytest.mark.slow
+def test_dropout_is_compared_with_none():
   made = dropout.cases(MINI, ("rbg",))
   losses = {}
   for name, training in made.items():

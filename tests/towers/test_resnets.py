@@ -296,9 +296,10 @@ def test_pool_parts_reads_real_frames_only():
   assert new["batch_stats"]["neck_bn"]["mean"].shape == (5,)
 
 
-@pytest.mark.parametrize(
-  "kind", [pytest.param("r2plus1d", marks=pytest.mark.slow), "mc3", "tsm"]
-)
+SLOW = [pytest.param(k, marks=pytest.mark.slow) for k in ("r2plus1d", "tsm")]
+
+
+@pytest.mark.parametrize("kind", ["mc3", *SLOW])
 def test_recompute_changes_no_number(kind):
   """Gradients and running statistics, with a row that counts in neither."""
   sizes = dict(widths=(4, 8), depths=(1, 1))
