@@ -32,7 +32,7 @@ flags.DEFINE_string("config", None, "Config file, with :arg for get_config(arg).
 flags.DEFINE_string("chip", None, "cpu, h100, h200, v4, v5e, v5p or v6e (default cpu).")
 flags.DEFINE_integer("chips", None, "Number of chips (default 1).")
 flags.DEFINE_string("topology", None, "Compile for this TPU slice, such as v5e:4x4.")
-flags.DEFINE_float("effort", 0.0, "Of that compiler for speed, -1 to 1.", -1, 1)
+flags.DEFINE_float("effort", 0.0, "Of the compiler for speed, -1 to 1.", -1, 1)
 flags.DEFINE_string("task", None, "Only this task of the config.")
 flags.DEFINE_integer("rows", None, "Rows of the global batch.")
 flags.DEFINE_integer("length", None, "Tokens of a row, text and regions together.")
@@ -59,6 +59,8 @@ def main(changes):
       f"--config {FLAGS.config} has no tasks: a probe for launch.eval trains nothing; "
       "give the config that its checkpoint was trained by."
     )
+  if FLAGS.effort and not (FLAGS.topology or FLAGS.compile or FLAGS.remat_gb):
+    raise UserError("--effort is a compiler's: give --topology (or --compile) too.")
   settings.load(config)  # unknown keys before anything heavy
   import jax
 

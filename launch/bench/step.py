@@ -11,8 +11,8 @@ that are read alone; `all states` is the same step by the model's call, which ru
 for all as the peers do. Layers are unrolled in each.
 
 In alternating rounds, by processor time; `times_faster` are medians of the ratios of a
-round, `range` the smallest and largest. All keep freed memory (`launch.host_memory`);
-`--nokeep_memory` leaves it to the C library.
+round, `range` the smallest and largest, `middle_half` their quartiles. All keep freed
+memory (`launch.host_memory`); `--nokeep_memory` leaves it to the C library.
 
 Goals: tiny (4 layers x 256, 16 rows x 64) >= 1.0 of torch and >= 1.3 of plain linen,
 base (12 x 768, 8 rows x 54) >= 1.1 of torch.
@@ -126,7 +126,8 @@ def report(name: str, found: dict[str, np.ndarray], core: int) -> list[dict]:
     more = {} if goal is None else dict(goal=goal, met=bool(np.median(ratio) >= goal))
     if case != "ours":
       more["times_faster"] = float(np.median(ratio))
-      more["range"] = [round(float(x), 3) for x in (ratio.min(), ratio.max())]
+      low, q1, q3, high = np.quantile(ratio, [0, 0.25, 0.75, 1]).round(3).tolist()
+      more |= dict(range=[low, high], middle_half=[q1, q3])
     ms = 1e3 * float(np.median(s))
     out.append(timing.emit("step", f"{name} {case}", core=core, ms=ms, **more))
   return out

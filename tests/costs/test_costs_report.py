@@ -425,6 +425,7 @@ def test_command():
     (("configs/uniter/pretrain.py", "--chip", "v9"), "Known: cpu, h100, h200, v4,"),
     (("configs/probe/esc50.py",), "has no tasks: a probe for launch.eval"),
     (("configs/uniter/pretrain.py", "--rows=0"), "--rows is 0; it must be at least 1"),
+    (("configs/uniter/pretrain.py", "--effort=-1"), "give --topology (or --compile)"),
   ],
 )
 def test_command_errors_are_one_line(args, message):

@@ -189,7 +189,9 @@ def test_histogram_does_not_see_order():
   np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize(
+  "remat", [pytest.param("dots", marks=pytest.mark.slow), "full"]
+)
 def test_recompute_changes_no_number(small, remat):
   """Gradients and running statistics, with a row that counts in neither."""
   variables, where = small[1], np.array([True, True, False])
