@@ -101,7 +101,7 @@ def worst(kind: str, lines: list[dict]) -> dict:
 
 
 def recorded() -> dict:
-  """Compiled over estimated on v5e, by the notes of `launch.cost`."""
+  """Compiled over estimated on TPU, by the notes of `launch.cost`."""
   from vlp_jax.costs import memory as formulas
 
   ranges = {"convolutions": formulas.TPU_CONVOLUTIONS, "others": formulas.TPU_OTHERS}

@@ -19,9 +19,9 @@ from vlp_jax.costs import liveness, residuals
 # parts of them run again (S3D, for v5e); others ...
 WORKING, WORKING_AGAIN, WORKING_DENSE = 5, 7, 4
 WORKING_LAYER = 3  # ... and a layer of a Transformer.
-# Compiled steps of all configs for v5e over what is given here: layouts of convolutions
+# Compiled steps of all configs over what is given here: layouts of convolutions
 # follow rules of the compiler's own.
-TPU_CONVOLUTIONS, TPU_OTHERS = (0.7, 2.7), (0.7, 1.3)
+TPU_CONVOLUTIONS, TPU_OTHERS = (0.65, 2.7), (0.7, 1.3)
 FEW_ROWS = 8  # of a shard: channels then fill tiles, as two clips of R(2+1)D showed
 
 
