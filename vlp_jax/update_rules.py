@@ -95,8 +95,8 @@ def adamw(
     root = jnp.sqrt(_seen(b2, n))
     low = jnp.sqrt(v) / root + (eps if eps_on == "corrected" else eps / root)
     delta = -rate * m / _seen(b1, n) / low
-    # (p + delta) (1 - rate wd) - p, with delta in one place: XLA repeats no division,
-    # and would write it out and read it back.
+    # (p + delta) (1 - rate wd) - p, in this form: XLA would else not fuse the
+    # division, but write delta out and read it back.
     kept = 1.0 - rate * wd if decay == "after" else 1.0
     return kept * delta - rate * wd * p, {"m": m, "v": v}
 

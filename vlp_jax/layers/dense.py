@@ -90,13 +90,13 @@ def _flattened(x, grad, contract, out_dtype):
   # Merges leading axes only, which costs no sharding.
   grad = grad.reshape(-1, *grad.shape[x.ndim - contract :])  # [rows, F...]
   x = x.reshape(-1, *x.shape[x.ndim - contract :])  # [rows, C...]
-  rows = functools.partial(jax.lax.dot_general, preferred_element_type=out_dtype)
+  dot = functools.partial(jax.lax.dot_general, preferred_element_type=out_dtype)
   if x.size <= grad.size:
-    return rows(x, grad, (((0,), (0,)), ((), ())))
+    return dot(x, grad, (((0,), (0,)), ((), ())))
   # Barriers, or the compiler finds back to the other form.
   left = jax.lax.optimization_barrier(jnp.moveaxis(grad, 0, -1))
   last = left.ndim - 1
-  out = jax.lax.optimization_barrier(rows(left, x, (((last,), (0,)), ((), ()))))
+  out = jax.lax.optimization_barrier(dot(left, x, (((last,), (0,)), ((), ()))))
   return jnp.moveaxis(out, range(last), range(-last, 0))
 
 
